@@ -1,0 +1,295 @@
+"""The types that pass between stages: frozen, picklable, JSON-able, and without behaviour.
+
+Units are in the names (``_px _um _bytes _s``). Unknown is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""8-bit RGB: shape (height_px, width_px, 3), C-contiguous in its last two axes."""
+
+Role = Literal["scan", "label", "macro", "thumbnail"]
+Origin = Literal["file", "option", "derived"]
+Keep = Literal["keep", "drop"]
+Profile = Literal["ycc", "rgb"]
+"""JPEG colour profile: "ycc" is YCbCr 4:2:0 with self-contained tiles, "rgb" is RGB 4:4:4 with JPEGTables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of level 0, origin at the upper left corner."""
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Size of a pixel. ``note`` says in a few words where it was found."""
+
+    x_um: float
+    y_um: float
+    origin: Origin
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """Objective power (20.0 for a 20x). ``note`` says in a few words where it was found."""
+
+    power: float
+    origin: Origin
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution. ``tile_*_px`` and ``codec`` are None where the source does not tell."""
+
+    width_px: int
+    height_px: int
+    tile_width_px: int | None = None
+    tile_height_px: int | None = None
+    codec: str | None = None
+    lossy: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a file, with its resolutions, largest first.
+
+    ``index`` is the source's own number of it (Bio-Formats: the series). ``channels`` counts samples a pixel as read
+    (3 for RGB) over all channels; ``rgb`` says that they come interleaved or planar as one RGB pixel.
+    ``pixel_type`` is OME's name: "uint8", "uint16", "float" ... ``acquired`` carries no time zone when the file
+    gives none.
+    """
+
+    index: int
+    role: Role
+    name: str
+    levels: tuple[Level, ...]
+    channels: int
+    rgb: bool
+    pixel_type: str
+    bits: int
+    z_planes: int = 1
+    t_frames: int = 1
+    scale: Scale | None = None
+    objective: Objective | None = None
+    acquired: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """What a file is: facts only, each as the file states it.
+
+    ``path`` is the file that was named, ``files`` every file that is read for it (``path`` included), ``format`` the
+    format's usual name ("Zeiss CZI"), ``source`` the name of the source that read the facts.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    format: str
+    source: str
+    images: tuple[Image, ...]
+    scanner: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def scans(self) -> tuple[Image, ...]:
+        """The images of tissue, in the file's order."""
+        return tuple(image for image in self.images if image.role == "scan")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for. None means: decide from the file."""
+
+    source: str | None = None
+    image_index: int | None = None
+    mpp_um: float | None = None
+    appmag: float | None = None
+    no_scale: bool = False
+    quality: int = 80
+    profile: Profile = "ycc"
+    tile_px: int = 256
+    downsample: Literal[2, 4] = 4
+    label: Keep = "keep"
+    macro: Keep = "keep"
+    verify: Literal["sample", "full"] = "sample"
+    overwrite: bool = False
+    threads: int | None = None
+    scratch: Path | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One task: an input, where its output goes (None: beside it; a folder: in there), and the options."""
+
+    input: Path
+    output: Path | None = None
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A label or macro that goes into the output, read from image ``image_index`` of the source."""
+
+    role: Role
+    image_index: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What convert will do for one scan image, and why: ``reasons`` has a sentence for every choice.
+
+    ``levels`` are the output's, largest first, sizes floor(W/f) x floor(H/f). ``thumbnail_px`` is (width, height).
+    ``scratch_bytes`` is the room estimated for everything that is written before the output gets its name.
+    """
+
+    slide: Slide
+    output: Path
+    image_index: int
+    source: str
+    profile: Profile
+    quality: int
+    tile_px: int
+    downsample: int
+    levels: tuple[Level, ...]
+    thumbnail_px: tuple[int, int]
+    pictures: tuple[Picture, ...]
+    scale: Scale | None
+    objective: Objective | None
+    acquired: datetime | None
+    scratch_bytes: int
+    threads: int
+    verify: Literal["sample", "full"]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> Image:
+        """The scan image that is converted."""
+        return next(image for image in self.slide.images if image.index == self.image_index)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """One TIFF field. ``type`` is TIFF's number (2 ASCII, 3 SHORT, 4 LONG, 5 RATIONAL, 7 UNDEFINED ...)."""
+
+    code: int
+    type: int
+    value: bytes | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One TIFF directory as svs.py wants it: all tags but the offsets and byte counts of its tiles or its one strip.
+
+    ``level`` is the pyramid level of a tiled page and None for a stripped one. ``segments`` counts the tiles or strips.
+    """
+
+    kind: Literal["baseline", "thumbnail", "level", "label", "macro"]
+    level: int | None
+    tags: tuple[Tag, ...]
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class CodedTile:
+    """One compressed tile of a level, by tile column and row."""
+
+    level: int
+    column: int
+    row: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished file. ``tiles`` counts compressed tiles over all levels."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    tiles: int
+    bigtiff: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule, and whether it holds. ``must`` is False for a rule whose breach only degrades some readers."""
+
+    name: str
+    passed: bool
+    measured: str
+    expected: str
+    must: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Wall time of one stage of a conversion."""
+
+    name: str
+    seconds_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program or library that took part. ``path`` is where it was found, None when it is not a file of its own."""
+
+    name: str
+    version: str | None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one conversion did: the plan, what was written, how it was checked, with which tools, how long it took.
+
+    ``status`` is "converted", "failed" or "skipped"; ``error`` and ``exit_code`` tell why it failed.
+    ``input_sha256`` maps every file that was read to its digest.
+    """
+
+    schema: int
+    status: Literal["converted", "failed", "skipped"]
+    input: Path
+    plan: Plan | None = None
+    written: Written | None = None
+    checks: tuple[Check, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    warnings: tuple[str, ...] = ()
+    input_sha256: tuple[tuple[str, str], ...] = ()
+    error: str | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a conversion, for whoever shows progress. ``done_px`` of ``total_px`` level-0 pixels."""
+
+    stage: str
+    done_px: int
+    total_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Source pixels kept during the pass, to be compared with the output: ``box`` in level 0, edge tiles cropped."""
+
+    box: Box
+    pixels: Pixels

@@ -1,0 +1,36 @@
+"""What the environment says: the only reader of os.environ."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``java``: a java program or a Java home; ``bioformats``: a jar or a bftools folder; ``scratch``: where large
+    intermediate files go; ``heap_mb``: the JVM's -Xmx. None: what mimic ships or finds."""
+
+    java: Path | None = None
+    bioformats: Path | None = None
+    scratch: Path | None = None
+    heap_mb: int | None = None
+    path: str = os.defpath
+
+
+def load() -> Settings:
+    """Settings from MIMIC_JAVA, MIMIC_BIOFORMATS, MIMIC_SCRATCH, MIMIC_HEAP_MB and PATH; an empty one is not set."""
+
+    def path(name: str) -> Path | None:
+        value = os.environ.get(name)
+        return Path(value).expanduser() if value else None
+
+    heap = os.environ.get("MIMIC_HEAP_MB", "")
+    return Settings(
+        java=path("MIMIC_JAVA"),
+        bioformats=path("MIMIC_BIOFORMATS"),
+        scratch=path("MIMIC_SCRATCH"),
+        heap_mb=int(heap) if heap.isdecimal() and int(heap) else None,
+        path=os.environ.get("PATH", os.defpath),
+    )
