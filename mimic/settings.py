@@ -17,6 +17,7 @@ class Settings:
     scratch: Path | None = None
     heap_mb: int | None = None
     path: str = os.defpath
+    system_root: str | None = None
 
 
 def load() -> Settings:
@@ -33,4 +34,5 @@ def load() -> Settings:
         scratch=path("MIMIC_SCRATCH"),
         heap_mb=int(heap) if heap.isdecimal() and int(heap) else None,
         path=os.environ.get("PATH", os.defpath),
+        system_root=os.environ.get("SYSTEMROOT"),
     )

@@ -1,0 +1,149 @@
+"""One door to programs: own process group, deadline, killed whole, a bounded tail of what they said."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mimic.errors import InternalError, LimitReached, ToolMissing
+
+TAIL_LINES = 200
+"""Lines of output kept of each stream: enough for a Java stack trace, bounded for a program that never stops."""
+GRACE_S = 0.5
+"""Between asking a group to end and killing it: bfconvert has nothing worth saving."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a program ended. Exit code 0 proves nothing for bfconvert and showinf: judge the output too."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    seconds_s: float
+
+
+def spawn(
+    argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start ``argv`` in a process group of its own, so that a terminal's Ctrl-C reaches only us and ``kill`` reaches
+    every grandchild (the real bfconvert is bash -> bash -> java). Raises ToolMissing when it cannot be started."""
+    new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    try:
+        return subprocess.Popen(
+            [os.fspath(part) for part in argv],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=sys.platform != "win32",
+            creationflags=new_group,
+        )
+    except OSError as error:
+        message = f"{argv[0]} cannot be started: {error.strerror or error}"
+        raise ToolMissing(message, remedy="Run 'mimic doctor' to see what is missing") from error
+
+
+def kill(process: subprocess.Popen[bytes], *, grace_s: float = 0.0) -> None:
+    """End the process and all its group, at the latest after ``grace_s``, and reap it."""
+    if grace_s > 0 and process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            process.terminate()
+        else:
+            os.killpg(process.pid, number)
+
+
+class Tail:
+    """The last lines of a stream, read by a thread so that the program never blocks on a full pipe."""
+
+    def __init__(self, stream: IO[bytes], *, lines: int = TAIL_LINES, watch: Callable[[str], None] | None = None):
+        self._lines: deque[str] = deque(maxlen=lines)
+        self._watch = watch
+        self._stream = stream
+        self._thread = threading.Thread(target=self._drain, daemon=True, name="mimic-tail")
+        self._thread.start()
+
+    def _drain(self) -> None:
+        for raw in self._stream:
+            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+            self._lines.append(line)
+            if self._watch is not None:
+                self._watch(line)
+
+    def text(self) -> str:
+        """What was kept; waits shortly for the stream's end, which a killed group closes."""
+        self._thread.join(2.0)
+        return "\n".join(list(self._lines))
+
+    def close(self) -> None:
+        """End the thread and give the file descriptor back; the program must be dead."""
+        self._thread.join(2.0)
+        if not self._thread.is_alive():
+            self._stream.close()
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    deadline_s: float | None = None,
+    stdout_lines: int = TAIL_LINES,
+    watch: Callable[[str], None] | None = None,
+) -> Completed:
+    """Run ``argv`` to its end and return what it said. ``watch`` sees each line of stdout as it comes.
+
+    ``stdout_lines`` bounds what is kept of stdout (showinf's XML needs all of it). Raises ToolMissing when the program
+    cannot be started and LimitReached when ``deadline_s`` passes; its whole group is dead when this returns or raises.
+    """
+    started = time.monotonic()
+    process = spawn(argv, env=env, cwd=cwd)
+    out, err = _tails(process, stdout_lines=stdout_lines, watch=watch)
+    try:
+        process.wait(deadline_s)
+    except subprocess.TimeoutExpired as error:
+        message = f"{Path(argv[0]).name} did not end within {deadline_s:g} s and was stopped"
+        raise LimitReached(message, remedy="Raise the deadline, or look at the file with 'mimic info'") from error
+    finally:
+        kill(process, grace_s=GRACE_S)
+        stdout, stderr = out.text(), err.text()
+        out.close()
+        err.close()
+    seconds = time.monotonic() - started
+    log.debug("ran %s: exit %d after %.2f s", Path(argv[0]).name, process.returncode, seconds)
+    return Completed(tuple(map(str, argv)), process.returncode, stdout, stderr, seconds)
+
+
+def _tails(
+    process: subprocess.Popen[bytes], *, stdout_lines: int, watch: Callable[[str], None] | None
+) -> tuple[Tail, Tail]:
+    if process.stdout is None or process.stderr is None:
+        raise InternalError("a program was started without pipes")
+    return Tail(process.stdout, lines=stdout_lines, watch=watch), Tail(process.stderr)
