@@ -257,25 +257,38 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """One output of a conversion: its plan, what was written, how it was checked, and the time of each stage."""
+
+    plan: Plan
+    written: Written
+    checks: tuple[Check, ...]
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What one conversion did: the plan, what was written, how it was checked, with which tools, how long it took.
+    """What became of one input: a result for every scan image, the tools that took part, and what went wrong.
 
     ``status`` is "converted", "failed" or "skipped"; ``error`` and ``exit_code`` tell why it failed.
-    ``input_sha256`` maps every file that was read to its digest.
+    ``input_sha256`` has the digest of every file that was read, by path.
     """
 
     schema: int
     status: Literal["converted", "failed", "skipped"]
     input: Path
-    plan: Plan | None = None
-    written: Written | None = None
-    checks: tuple[Check, ...] = ()
-    stages: tuple[Stage, ...] = ()
+    results: tuple[Result, ...] = ()
     tools: tuple[Tool, ...] = ()
     warnings: tuple[str, ...] = ()
     input_sha256: tuple[tuple[str, str], ...] = ()
+    seconds_s: float = 0.0
     error: str | None = None
     exit_code: int = 0
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files written."""
+        return tuple(result.written.path for result in self.results)
 
 
 @dataclass(frozen=True, slots=True)

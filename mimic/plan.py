@@ -1,0 +1,306 @@
+"""(Slide, Options) -> Plans: every decision with its reason, every refusal that needs no pixel. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mimic.errors import BadInput, Unsupported, UsageError
+from mimic.model import Image, Level, Objective, Options, Picture, Plan, Scale, Slide
+
+THUMBNAIL_PX = (1024, 768)
+"""Genuine thumbnails fit in this; svs-spec.md, section 3."""
+SIDE_MIN_PX = 144
+"""A level this small on a side still has a width ratio within 0.7 % of a power of two after flooring (opentile)."""
+PICTURE_MAX_PX = 8192
+"""large_image refuses a larger label or macro."""
+SCAN_MIN_PX = 16
+"""Below this nothing is left for a thumbnail that must be lower than the picture."""
+SCAN_MAX_PX = 2**31 - 1
+ANISOTROPY_MAX = 0.01
+"""Aperio has one MPP for both axes; svs-spec.md, section 4."""
+USUAL_POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 63.0, 100.0)
+POWER_TIMES_MPP_UM = 10.0
+"""Scanners' 40x is about 0.25 um a pixel, 20x about 0.5."""
+AGREEMENT = (7.0, 14.2)
+"""Objective power times MPP of a plain light path, a factor of 1.4 each way about 10 um; outside of it an aperture
+boost, an optovar or a camera adapter is at work, or one of the two is wrong."""
+BYTES_PER_PIXEL = 0.5
+"""Generous estimate of JPEG at quality 80 with its pyramid; noise takes more, glass far less."""
+
+
+@dataclass(slots=True)
+class _Why:
+    """Collects a sentence for every choice."""
+
+    reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def say(self, sentence: str) -> None:
+        self.reasons.append(sentence)
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+
+def plan(slide: Slide, options: Options, *, output: Path | None, threads: int) -> tuple[Plan, ...]:
+    """One Plan for every scan image to be converted, in the file's order.
+
+    ``output`` is a file that ends in .svs, a folder, or None for the input's own folder. Raises UsageError, BadInput
+    (no scale) or Unsupported (not 8-bit RGB), each with a remedy.
+    """
+    _check_options(options)
+    images = _choose_images(slide, options)
+    outputs = _name_outputs(slide, images, output, options)
+    return tuple(
+        _plan_image(slide, image, options, output=path, threads=threads)
+        for image, path in zip(images, outputs, strict=True)
+    )
+
+
+def _check_options(options: Options) -> None:
+    if not 1 <= options.quality <= 100:
+        raise UsageError(f"quality {options.quality} is not between 1 and 100", remedy="80 is usual")
+    if options.tile_px % 16 or not 16 <= options.tile_px <= 4096:
+        raise UsageError(f"tile size {options.tile_px} is not a multiple of 16 up to 4096", remedy="256 is usual")
+    for name, value in (("--mpp", options.mpp_um), ("--appmag", options.appmag)):
+        if value is not None and not (math.isfinite(value) and 0 < value < 10_000):
+            raise UsageError(f"{name} {value:g} is no size that a slide can have", remedy="Give a positive number")
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"{options.threads} threads cannot work", remedy="Give 1 or more")
+
+
+def _choose_images(slide: Slide, options: Options) -> tuple[Image, ...]:
+    if options.image_index is not None:
+        found = tuple(image for image in slide.images if image.index == options.image_index)
+        if not found:
+            known = ", ".join(str(image.index) for image in slide.images)
+            raise UsageError(f"there is no image {options.image_index}", slide.path, f"It has the images {known}")
+        return found
+    scans = slide.scans()
+    if not scans:
+        roles = ", ".join(f"{image.index} ({image.role})" for image in slide.images) or "none"
+        remedy = f"Choose one with --image; the file has {roles}"
+        raise Unsupported("no image in it is a scan of tissue", slide.path, remedy)
+    return scans
+
+
+def _name_outputs(slide: Slide, images: tuple[Image, ...], output: Path | None, options: Options) -> list[Path]:
+    stem = output_stem(slide.path)
+    folder = slide.path.parent if output is None else output
+    single = len(images) == 1
+    if output is not None and is_file_name(output):
+        if not single:
+            remedy = "Give a folder with -o, or choose one image with --image"
+            raise UsageError(f"{len(images)} scan images cannot go into the one file {output.name}", slide.path, remedy)
+        return [output]
+    numbered = not single or (options.image_index is not None and len(slide.scans()) > 1)
+    places = [scan.index for scan in slide.scans()]
+    names = []
+    for image in images:
+        number = places.index(image.index) + 1 if image.index in places else image.index
+        names.append(folder / (f"{stem}_s{number}.svs" if numbered else f"{stem}.svs"))
+    return names
+
+
+def output_stem(path: Path) -> str:
+    """The input's name without its ending: "a.ome.tif" -> "a", "1.2.3.dcm" -> "1.2.3"."""
+    stem = path.stem
+    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
+
+
+def is_file_name(output: Path) -> bool:
+    """Whether ``-o`` names a file: it ends in .svs. Raises UsageError for an ending that readers would refuse."""
+    if output.suffix == ".svs":
+        return True
+    if output.suffix.lower() in (".svs", ".tif", ".tiff", ".czi", ".ndpi", ".png", ".jpg"):
+        remedy = "End it in .svs in lower case: Bio-Formats, cuCIM and slideio go by it"
+        raise UsageError(f"the output cannot be named {output.name}", remedy=remedy)
+    return False
+
+
+def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, threads: int) -> Plan:
+    _refuse_what_cannot_be_written(slide, image)
+    why = _Why(warnings=list(slide.warnings))
+    _explain_source(slide, image, why)
+    scale = _decide_scale(slide, image, options, why)
+    objective = _decide_objective(slide, image, options, scale, why)
+    levels = _decide_levels(image.levels[0], options, why)
+    width_px, height_px = levels[0].width_px, levels[0].height_px
+    pictures = _decide_pictures(slide, image, options, why)
+    colour = "YCbCr 4:2:0" if options.profile == "ycc" else "RGB 4:4:4 with shared tables"
+    tile = options.tile_px
+    why.say(f"pixels are decoded and encoded once as JPEG {colour}, quality {options.quality}, {tile} px tiles")
+    raw_bytes = width_px * height_px * 3
+    scratch = int(raw_bytes / 3 * BYTES_PER_PIXEL) + (2 * raw_bytes if slide.source == "bfconvert" else 0)
+    return Plan(
+        slide=slide,
+        output=output,
+        image_index=image.index,
+        source=slide.source,
+        profile=options.profile,
+        quality=options.quality,
+        tile_px=tile,
+        downsample=options.downsample,
+        levels=levels,
+        thumbnail_px=thumbnail_size(levels),
+        pictures=pictures,
+        scale=scale,
+        objective=objective,
+        acquired=image.acquired,
+        scratch_bytes=scratch,
+        threads=threads,
+        verify=options.verify,
+        reasons=tuple(why.reasons),
+        warnings=tuple(why.warnings),
+    )
+
+
+def _refuse_what_cannot_be_written(slide: Slide, image: Image) -> None:
+    name = f"image {image.index}" + (f" ({image.name})" if image.name else "")
+    if not (image.rgb and image.channels == 3 and image.pixel_type == "uint8"):
+        kind = f"{image.channels} channel{'s' if image.channels != 1 else ''} of {image.pixel_type}"
+        remedy = "Only 8-bit RGB is converted so far; choose another image with --image, if there is one"
+        raise Unsupported(f"{name} has {kind}, not 8-bit RGB", slide.path, remedy)
+    if image.z_planes > 1 or image.t_frames > 1:
+        kind = f"{image.z_planes} focus planes and {image.t_frames} time points"
+        raise Unsupported(f"{name} has {kind}; a slide has one of each", slide.path, "Export one plane first")
+    size = image.levels[0]
+    if not all(SCAN_MIN_PX <= side <= SCAN_MAX_PX for side in (size.width_px, size.height_px)):
+        limits = f"{SCAN_MIN_PX} to {SCAN_MAX_PX} px a side"
+        raise Unsupported(f"{name} is {size.width_px} x {size.height_px} px; a slide has {limits}", slide.path)
+
+
+def _explain_source(slide: Slide, image: Image, why: _Why) -> None:
+    name = f" ({image.name})" if image.name else ""
+    why.say(f"{slide.format}, read by {slide.source}; image {image.index}{name} of {len(slide.images)} is converted")
+    scans = len(slide.scans())
+    if scans > 1:
+        why.say(f"the file has {scans} scan images; each becomes a file of its own unless --image chooses one")
+    if len(slide.files) > 1:
+        why.say(f"{len(slide.files)} files belong together and are read as one slide")
+
+
+def _decide_scale(slide: Slide, image: Image, options: Options, why: _Why) -> Scale | None:
+    if options.mpp_um is not None:
+        why.say(f"scale {options.mpp_um:g} um/px was given with --mpp" + _instead_of(image.scale))
+        return Scale(options.mpp_um, options.mpp_um, "option", "--mpp")
+    found = image.scale
+    if found is None:
+        if options.no_scale:
+            why.say("the file states no scale, and --no-scale allows a slide without")
+            why.warn("written without a scale: viewers will measure in pixels")
+            return None
+        remedy = "Give the micrometres of a pixel with --mpp, or convert without a scale with --no-scale"
+        raise BadInput("the file does not state its scale", slide.path, remedy)
+    if abs(found.x_um / found.y_um - 1) > ANISOTROPY_MAX:
+        message = f"its pixels are not square: {found.x_um:g} x {found.y_um:g} um, and an SVS has one scale"
+        raise Unsupported(message, slide.path, "Give the scale that shall count with --mpp")
+    mean_um = round(math.sqrt(found.x_um * found.y_um), 9)
+    both = f" (the mean of {found.x_um:g} and {found.y_um:g})" if found.x_um != found.y_um else ""
+    why.say(f"scale {mean_um:g} um/px{both} comes from the file: {found.note or 'its metadata'}")
+    return Scale(mean_um, mean_um, found.origin, found.note)
+
+
+def _instead_of(found: Scale | None) -> str:
+    return f" and replaces {found.x_um:g} um/px of the file" if found is not None else ""
+
+
+def _decide_objective(slide: Slide, image: Image, options: Options, scale: Scale | None, why: _Why) -> Objective | None:
+    if options.appmag is not None:
+        found = f" and replaces {image.objective.power:g}x of the file" if image.objective is not None else ""
+        why.say(f"magnification {options.appmag:g}x was given with --appmag{found}")
+        objective = Objective(options.appmag, "option", "--appmag")
+    elif image.objective is not None:
+        objective = image.objective
+        why.say(f"magnification {objective.power:g}x comes from the file: {objective.note or 'its metadata'}")
+    else:
+        return _derive_objective(scale, why)
+    if scale is not None and not agree(scale.x_um, objective.power):
+        usual = POWER_TIMES_MPP_UM / scale.x_um
+        why.warn(
+            f"{scale.x_um:g} um/px and {objective.power:g}x do not fit each other ({scale.x_um:g} um/px is usual at "
+            f"about {usual:.3g}x): trust the scale, and mend the magnification with --appmag if it is wrong"
+        )
+    return objective
+
+
+def _derive_objective(scale: Scale | None, why: _Why) -> Objective | None:
+    power = nearest_power(scale.x_um) if scale is not None else None
+    if scale is None or power is None:
+        why.say("magnification is unknown and not written")
+        why.warn("written without a magnification: HistoQC needs one, give it with --appmag")
+        return None
+    note = f"nearest usual objective to {scale.x_um:g} um/px"
+    why.say(f"magnification {power:g}x is derived: {note}; the file names no objective")
+    why.warn(f"magnification {power:g}x is derived from the scale; give the real one with --appmag if you know it")
+    return Objective(power, "derived", note)
+
+
+def nearest_power(mpp_um: float) -> float | None:
+    """The usual objective nearest to 10 um / MPP on a log scale; None beyond the range of objectives."""
+    wanted = POWER_TIMES_MPP_UM / mpp_um
+    nearest = min(USUAL_POWERS, key=lambda power: abs(math.log(power / wanted)))
+    return nearest if 0.5 <= nearest / wanted <= 2 else None
+
+
+def agree(mpp_um: float, power: float) -> bool:
+    """Whether a scale and an objective fit each other in a plain light path."""
+    return AGREEMENT[0] <= mpp_um * power <= AGREEMENT[1]
+
+
+def _decide_levels(size: Level, options: Options, why: _Why) -> tuple[Level, ...]:
+    sizes = level_sizes(size.width_px, size.height_px, options.downsample)
+    text = ", ".join(f"{width} x {height}" for width, height in sizes)
+    why.say(f"{len(sizes)} level{'s' if len(sizes) > 1 else ''}: {text} px, a factor of {options.downsample} apart")
+    tile = options.tile_px
+    return tuple(Level(width, height, tile, tile, "jpeg", True) for width, height in sizes)
+
+
+def level_sizes(width_px: int, height_px: int, downsample: int) -> tuple[tuple[int, int], ...]:
+    """Sizes of the pyramid, largest first, each floor(W/f) x floor(H/f).
+
+    A picture longer than a thumbnail gets at least one lower level; further ones only while they stay higher than a
+    full-size thumbnail, as on genuine slides: Bio-Formats drops the smallest level when the thumbnail is higher.
+    """
+    sizes = [(width_px, height_px)]
+    while True:
+        width, height = (side // downsample for side in sizes[-1])
+        wanted = len(sizes) == 1 and max(sizes[-1]) > THUMBNAIL_PX[0]
+        natural = _fit(width_px, height_px, THUMBNAIL_PX)[1]
+        if min(width, height) < SIDE_MIN_PX or not (wanted or height > natural):
+            return tuple(sizes)
+        sizes.append((width, height))
+
+
+def thumbnail_size(levels: tuple[Level, ...]) -> tuple[int, int]:
+    """(width, height) of the thumbnail: within 1024 x 768, and lower than the smallest level."""
+    smallest = levels[-1]
+    limit = (min(THUMBNAIL_PX[0], smallest.width_px), min(THUMBNAIL_PX[1], smallest.height_px - 1))
+    return _fit(levels[0].width_px, levels[0].height_px, limit)
+
+
+def _fit(width_px: int, height_px: int, limit_px: tuple[int, int]) -> tuple[int, int]:
+    factor = min(limit_px[0] / width_px, limit_px[1] / height_px, 1.0)
+    return max(1, int(width_px * factor)), max(1, int(height_px * factor))
+
+
+def _decide_pictures(slide: Slide, image: Image, options: Options, why: _Why) -> tuple[Picture, ...]:
+    pictures: list[Picture] = []
+    wishes = (("label", options.label), ("macro", options.macro))
+    for role, wish in wishes:
+        found = [other for other in slide.images if other.role == role and other.index != image.index]
+        if not found:
+            continue
+        if wish == "drop":
+            why.say(f"the {role} is left out, as --{role} drop asks")
+            continue
+        picture = max(found, key=lambda other: other.levels[0].width_px * other.levels[0].height_px)
+        if not (picture.rgb and picture.channels == 3 and picture.pixel_type == "uint8"):
+            why.warn(f"the {role} (image {picture.index}) is not 8-bit RGB and was left out")
+            continue
+        width, height = _fit(picture.levels[0].width_px, picture.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+        why.say(f"the {role} is image {picture.index} ({picture.name or 'unnamed'}), {width} x {height} px")
+        pictures.append(Picture(picture.role, picture.index, width, height))
+    return tuple(pictures)
