@@ -1,0 +1,221 @@
+"""Level-0 boxes in any order and alignment -> tiles of every level, in bounded memory.
+
+A tile is yielded as soon as its last pixel is there; its area average then becomes a block of the level above. Only
+partial tiles are held, so memory follows the order of the boxes and not the size of the slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from mimic.errors import InternalError
+from mimic.model import Box, Pixels
+
+SMALLEST_SIDE_PX = 4096
+"""``smallest`` is kept at no more than this a side (48 MiB): it is for thumbnails, and a slide of one level or of
+extreme shape would otherwise have to be held whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class TilePixels:
+    """A complete tile: ``pixels`` is always (tile_px, tile_px, 3), at the image's edges its last row and column repeat.
+
+    ``pixels`` may be a view of the box that was added: whoever holds one keeps that box alive, and unchanged.
+    """
+
+    level: int
+    column: int
+    row: int
+    pixels: Pixels
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A tile that waits for pixels. ``boxes`` tells what is there already, to notice pixels given twice."""
+
+    pixels: Pixels
+    covered_px: int = 0
+    boxes: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def fill(self, x_px: int, y_px: int, pixels: Pixels) -> bool:
+        """Put ``pixels`` in; False, and nothing changed, when some of the place is taken already."""
+        height_px, width_px = pixels.shape[:2]
+        right_px, bottom_px = x_px + width_px, y_px + height_px
+        if any(x_px < r and left < right_px and y_px < b and top < bottom_px for left, top, r, b in self.boxes):
+            return False
+        self.boxes.append((x_px, y_px, right_px, bottom_px))
+        self.pixels[y_px:bottom_px, x_px:right_px] = pixels
+        self.covered_px += width_px * height_px
+        return True
+
+
+class Pyramid:
+    """Collects the level-0 boxes of one image and yields the tiles of all its levels. For one thread at a time."""
+
+    def __init__(self, sizes_px: Sequence[tuple[int, int]], *, tile_px: int, downsample: int) -> None:
+        """``sizes_px`` are (width, height) of the levels, largest first, each floor(W/f) x floor(H/f) of the last.
+
+        Raises InternalError when they are not, or when ``downsample`` (2 or 4) does not divide ``tile_px``.
+        """
+        _require(downsample in (2, 4) and tile_px > 0 and tile_px % downsample == 0, f"tile {tile_px}, /{downsample}")
+        _require(len(sizes_px) > 0 and min(map(min, sizes_px)) > 0, f"a level of {sizes_px} is empty")
+        for (wide, high), smaller in pairwise(sizes_px):
+            exact = (wide // downsample, high // downsample)
+            _require(smaller == exact, f"level {smaller} is not {wide}x{high} over {downsample}")
+        self._sizes_px = tuple(sizes_px)
+        self._tile_px = tile_px
+        self._downsample = downsample
+        self._partial: dict[tuple[int, int, int], _Partial] = {}
+        self._done = [np.zeros((-(-high // tile_px), -(-wide // tile_px)), np.bool_) for wide, high in sizes_px]
+        wide, high = sizes_px[-1]
+        self._keep_factors = (_keep_factor(wide, tile_px), _keep_factor(high, tile_px))
+        self._smallest = np.zeros((high // self._keep_factors[1], wide // self._keep_factors[0], 3), np.uint8)
+
+    def add(self, box: Box, pixels: Pixels) -> Iterator[TilePixels]:
+        """Take the pixels of ``box`` (height, width, 3) and yield each tile, of any level, that they complete.
+
+        Tiles come in an order that depends on the order of the boxes alone. Run the iterator to its end: the work is
+        done in it. Raises InternalError for a box that is outside of the image, or overlaps an earlier one.
+        """
+        wide, high = self._sizes_px[0]
+        right_px, bottom_px = box.x_px + box.width_px, box.y_px + box.height_px
+        inside = 0 <= box.x_px < right_px <= wide and 0 <= box.y_px < bottom_px <= high
+        _require(inside, f"{box} is not inside {wide}x{high}")
+        _require(pixels.shape == (box.height_px, box.width_px, 3), f"{box} came with pixels of shape {pixels.shape}")
+        _require(pixels.dtype == np.uint8, f"{box} came with pixels of type {pixels.dtype}")
+        tile_px = self._tile_px
+        for row in range(box.y_px // tile_px, -(-bottom_px // tile_px)):
+            for column in range(box.x_px // tile_px, -(-right_px // tile_px)):
+                x_px, y_px = column * tile_px - box.x_px, row * tile_px - box.y_px
+                piece = pixels[max(y_px, 0) : y_px + tile_px, max(x_px, 0) : x_px + tile_px]
+                yield from self._put(0, column, row, max(-x_px, 0), max(-y_px, 0), piece)
+
+    def finish(self) -> None:
+        """Raises InternalError that names what is missing, unless every tile of every level was yielded."""
+        for level, done in enumerate(self._done):
+            if not done.all():
+                row, column = (int(index) for index in np.argwhere(~done)[0])
+                partial = self._partial.get((level, column, row))
+                wide, high = self._valid_px(level, column, row)
+                raise InternalError(
+                    f"level {level} lacks {int((~done).sum())} of {done.size} tiles, the first in column {column}, "
+                    f"row {row} with {partial.covered_px if partial else 0} of its {wide * high} pixels"
+                )
+
+    def smallest(self) -> Pixels:
+        """The smallest level, (height, width, 3); each axis longer than SMALLEST_SIDE_PX is reduced by a power of two.
+
+        Raises InternalError when some of it is missing.
+        """
+        self.finish()
+        return self._smallest
+
+    def _valid_px(self, level: int, column: int, row: int) -> tuple[int, int]:
+        """Width and height of the part of a tile that is inside the image."""
+        wide, high = self._sizes_px[level]
+        return min(self._tile_px, wide - column * self._tile_px), min(self._tile_px, high - row * self._tile_px)
+
+    def _put(self, level: int, column: int, row: int, x_px: int, y_px: int, piece: Pixels) -> Iterator[TilePixels]:
+        """Place ``piece`` at (x_px, y_px) of a tile; when that completes it, yield it and what it completes above."""
+        where = f"level {level}, column {column}, row {row}"
+        _require(not self._done[level][row, column], f"{where}: given twice")
+        wide, high = self._valid_px(level, column, row)
+        key = (level, column, row)
+        if piece.shape != (high, wide, 3):
+            partial = self._partial.get(key)
+            if partial is None:
+                partial = self._partial[key] = _Partial(np.empty((self._tile_px, self._tile_px, 3), np.uint8))
+            _require(partial.fill(x_px, y_px, piece), f"{where}: given twice")
+            if partial.covered_px < wide * high:
+                return
+            del self._partial[key]
+            tile = partial.pixels
+            _replicate(tile, wide, high)
+        else:
+            _require(key not in self._partial, f"{where}: given twice")
+            tile = piece if wide == high == self._tile_px else self._padded(piece)
+        self._done[level][row, column] = True
+        yield TilePixels(level, column, row, tile)
+        yield from self._rise(level, column, row, tile[:high, :wide])
+
+    def _rise(self, level: int, column: int, row: int, valid: Pixels) -> Iterator[TilePixels]:
+        """Average a complete tile into the level above it, or into ``smallest``."""
+        if level + 1 == len(self._sizes_px):
+            self._keep(column, row, valid)
+            return
+        block = area_average(valid, self._downsample, self._downsample)
+        if block.size == 0:
+            return
+        step_px = self._tile_px // self._downsample
+        (up_column, x), (up_row, y) = divmod(column, self._downsample), divmod(row, self._downsample)
+        yield from self._put(level + 1, up_column, up_row, x * step_px, y * step_px, block)
+
+    def _keep(self, column: int, row: int, valid: Pixels) -> None:
+        block = area_average(valid, *self._keep_factors)
+        x_px = column * self._tile_px // self._keep_factors[0]
+        y_px = row * self._tile_px // self._keep_factors[1]
+        self._smallest[y_px : y_px + block.shape[0], x_px : x_px + block.shape[1]] = block
+
+    def _padded(self, valid: Pixels) -> Pixels:
+        high, wide = valid.shape[:2]
+        tile = np.empty((self._tile_px, self._tile_px, 3), np.uint8)
+        tile[:high, :wide] = valid
+        _replicate(tile, wide, high)
+        return tile
+
+
+def area_average(pixels: Pixels, x_factor: int, y_factor: int) -> Pixels:
+    """Mean of each block of x_factor by y_factor pixels, half rounded up; a rest that fills no block is dropped.
+
+    Both factors are powers of two. Rows are summed first because they are contiguous, in 16 bit while that holds the
+    sum (up to 256 pixels), then columns of the reshaped sums: every numpy loop is long, and runs without the GIL.
+    """
+    high, wide = pixels.shape[0] // y_factor, pixels.shape[1] // x_factor
+    pixels = pixels[: high * y_factor, : wide * x_factor]
+    count = x_factor * y_factor
+    if count == 1 or high == 0 or wide == 0:
+        return pixels
+    rows: NDArray[np.unsignedinteger] = pixels[::y_factor].astype(np.uint16 if count <= 256 else np.uint32)
+    for row in range(1, y_factor):
+        rows += pixels[row::y_factor]
+    blocks = rows.reshape(high * wide, 3 * x_factor)
+    sums = np.empty((high * wide, 3), rows.dtype)
+    for channel in range(3):
+        total = sums[:, channel]
+        total[:] = blocks[:, channel]
+        for x in range(1, x_factor):
+            total += blocks[:, 3 * x + channel]
+    sums += count // 2
+    sums >>= count.bit_length() - 1
+    return sums.astype(np.uint8).reshape(high, wide, 3)
+
+
+def thumbnail(pixels: Pixels, size_px: tuple[int, int]) -> Pixels:
+    """``pixels`` resampled to ``size_px`` (width, height) with a box filter: each new pixel is the mean of its area."""
+    resized = PIL.Image.fromarray(np.ascontiguousarray(pixels)).resize(size_px, PIL.Image.Resampling.BOX)
+    return np.asarray(resized, np.uint8)
+
+
+def _keep_factor(side_px: int, tile_px: int) -> int:
+    """The smallest power of two that brings a side within SMALLEST_SIDE_PX; it divides the tile, for alignment."""
+    factor = 1
+    while side_px // factor > SMALLEST_SIDE_PX and tile_px % (factor * 2) == 0:
+        factor *= 2
+    return factor
+
+
+def _replicate(tile: Pixels, wide: int, high: int) -> None:
+    """Repeat the last column and row over the rest: unlike black, that adds no edge, hence no bytes and no ringing."""
+    tile[:high, wide:] = tile[:high, wide - 1 : wide]
+    tile[high:] = tile[high - 1]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InternalError(f"pyramid: {message}")
