@@ -1,0 +1,91 @@
+"""Pixels -> compressed bytes: one function a codec, all of which run without the GIL.
+
+JPEG is baseline Huffman (SOF0), 8 bit, one interleaved scan, in one of two colour profiles (svs-spec.md, section 2).
+YCbCr 4:4:4 is in neither: Bio-Formats converts such tiles twice.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import imagecodecs
+import numpy as np
+
+from mimic.errors import InternalError
+from mimic.model import Pixels, Profile
+
+MAX_SIDE_PX = 65_500
+"""libjpeg's JPEG_MAX_DIMENSION."""
+
+_SOI, _EOI, _SOS, _DQT, _DHT = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xDB, 0xC4
+
+
+def jpeg(pixels: Pixels, *, quality: int, profile: Profile) -> bytes:
+    """A self-contained JPEG of ``pixels`` (height, width, 3).
+
+    "ycc" is YCbCr 4:2:0 with JFIF and Huffman tables made for this picture, which keeps background tiles small. "rgb"
+    is untransformed, 1x1, component ids R, G, B, Adobe transform 0, no JFIF, with the standard Huffman tables.
+    Raises InternalError for pixels of another kind.
+    """
+    _require_rgb(pixels)
+    if max(pixels.shape) > MAX_SIDE_PX:
+        raise InternalError(f"a JPEG cannot be {pixels.shape[1]}x{pixels.shape[0]}")
+    ycc = profile == "ycc"
+    return bytes(
+        imagecodecs.jpeg8_encode(
+            pixels,
+            quality,
+            colorspace="rgb",
+            outcolorspace="ycbcr" if ycc else "rgb",
+            subsampling="420" if ycc else "444",
+            optimize=ycc,
+        )
+    )
+
+
+def tile(pixels: Pixels, *, quality: int, profile: Profile) -> bytes:
+    """A JPEG for a tile of a level: self-contained for "ycc", without ``jpeg_tables(quality)`` for "rgb".
+
+    Readers differ on shared tables: photometric RGB with them, and YCbCr without, is read by all (svs-spec.md 9.2).
+    """
+    stream = jpeg(pixels, quality=quality, profile=profile)
+    if profile == "ycc":
+        return stream
+    tables, abbreviated = split_tables(stream)
+    if tables != jpeg_tables(quality):
+        raise InternalError("a tile's JPEG tables are not the shared ones")
+    return abbreviated
+
+
+@lru_cache(maxsize=128)
+def jpeg_tables(quality: int) -> bytes:
+    """What TIFF's JPEGTables (347) holds for the "rgb" profile: SOI, the DQT and DHT of every tile, EOI."""
+    return split_tables(jpeg(np.zeros((8, 8, 3), np.uint8), quality=quality, profile="rgb"))[0]
+
+
+def split_tables(stream: bytes) -> tuple[bytes, bytes]:
+    """A JPEG as (its tables, the abbreviated rest): DQT and DHT move, all else (APP14 too) stays.
+
+    large_image takes nothing but SOI, DQT, DHT and EOI for tables. Raises InternalError for bytes that are no JPEG.
+    """
+    tables, rest = bytearray(_SOI), bytearray(_SOI)
+    at = 2
+    while stream[at : at + 1] == b"\xff" and at + 4 <= len(stream):
+        marker, end = stream[at + 1], at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == _SOS:
+            return bytes(tables + _EOI), bytes(rest + stream[at:])
+        (tables if marker in (_DQT, _DHT) else rest).extend(stream[at:end])
+        at = end
+    raise InternalError("these bytes are not a JPEG")
+
+
+def lzw(pixels: Pixels) -> bytes:
+    """One TIFF LZW strip of ``pixels`` (height, width, 3) with predictor 2 (horizontal differencing)."""
+    _require_rgb(pixels)
+    differences = imagecodecs.delta_encode(np.ascontiguousarray(pixels), axis=1)
+    return bytes(imagecodecs.lzw_encode(differences.tobytes()))
+
+
+def _require_rgb(pixels: Pixels) -> None:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise InternalError(f"pixels of shape {pixels.shape} and type {pixels.dtype} are not 8-bit RGB")
