@@ -1,0 +1,376 @@
+"""The rules of compressed data: every tile and strip is there, is what its directory says, and decodes.
+
+Each thread reads its own run of tiles, one tile at a time, so memory does not grow with the slide. JPEG is decoded by
+libjpeg-turbo with its warnings taken as errors, as OpenSlide does: tifffile's codecs and Pillow let them pass.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+
+from mimic.errors import BadInput
+from mimic.model import Check, Progress
+from mimic.sheets import COMPRESSION, PHOTOMETRIC, SAMPLES, SUBSAMPLING, Layout, Sheet, rule
+
+NONE, LZW, JPEG, JPEG2000_YCC, JPEG2000_RGB = 1, 5, 7, 33003, 33005
+RGB, YCBCR = 2, 6
+RUN_TILES = 512
+MAX_AREA_PX = 1 << 28
+"""Larger tiles or strips are not decoded: associated images are at most 8192 pixels a side."""
+STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
+SOI, EOI, SOS, DHT, DQT, DRI, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD, 0xE0, 0xEE
+FRAMES = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
+ASCII_RGB = (0x52, 0x47, 0x42)
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What stands before the entropy-coded data. ``frame`` is the SOFn marker, ``sampling`` each component's (h, v),
+    ``adobe`` the colour transform of APP14, None without one; ``scan`` counts the components of the first scan."""
+
+    frame: int
+    bits: int
+    width_px: int
+    height_px: int
+    ids: tuple[int, ...]
+    sampling: tuple[tuple[int, int], ...]
+    jfif: bool
+    adobe: int | None
+    scan: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One tile or strip that is wrong."""
+
+    kind: str
+    sheet: Sheet
+    segment: int
+    text: str
+
+    def __str__(self) -> str:
+        columns = self.sheet.grid[0]
+        where = f"tile {self.segment % columns},{self.segment // columns}" if self.sheet.tiled else "strip"
+        return f"{self.sheet.name} {where}: {self.text}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the tiles of one run, or of the file, had: the first faults of each kind, and the headers seen."""
+
+    segments: int
+    area_px: int
+    faults: list[Fault]
+    headers: dict[tuple[int, JpegHeader], None]
+
+
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Markers and their payloads, from the one after SOI to SOS or EOI. Raises ValueError where there is none."""
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("no JPEG: it does not start with SOI")
+    at = 2
+    while True:
+        if at + 2 > len(data) or data[at] != 0xFF:
+            raise ValueError(f"JPEG header broken at byte {at}")
+        marker = data[at + 1]
+        if marker == 0xFF or marker in STANDALONE_MARKERS:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == EOI:
+            yield marker, b""
+            return
+        length = struct.unpack_from(">H", data, at + 2)[0] if at + 4 <= len(data) else 0
+        if length < 2 or at + 2 + length > len(data):
+            raise ValueError(f"JPEG header broken at byte {at}")
+        yield marker, data[at + 4 : at + 2 + length]
+        if marker == SOS:
+            return
+        at += 2 + length
+
+
+def jpeg_header(data: bytes) -> JpegHeader:
+    """The header of a JPEG stream. Raises ValueError for one that has no frame or no scan."""
+    frame: tuple[int, bytes] | None = None
+    jfif, adobe, scan = False, None, None
+    for marker, payload in segments(data):
+        if marker in FRAMES:
+            frame = marker, payload
+        elif marker == APP0 and payload[:5] == b"JFIF\0":
+            jfif = True
+        elif marker == APP14 and payload[:5] == b"Adobe" and len(payload) >= 12:
+            adobe = payload[11]
+        elif marker == SOS and payload:
+            scan = payload[0]
+    if frame is None or scan is None or len(frame[1]) < 6 or len(frame[1]) < 6 + 3 * frame[1][5]:
+        raise ValueError("JPEG without a frame or a scan")
+    bits, height, width, count = struct.unpack_from(">BHHB", frame[1])
+    parts = [frame[1][6 + 3 * index : 9 + 3 * index] for index in range(count)]
+    return JpegHeader(
+        frame=frame[0],
+        bits=bits,
+        width_px=width,
+        height_px=height,
+        ids=tuple(part[0] for part in parts),
+        sampling=tuple((part[1] >> 4, part[1] & 15) for part in parts),
+        jfif=jfif,
+        adobe=adobe,
+        scan=scan,
+    )
+
+
+def whole_stream(data: bytes, tables: bytes | None) -> bytes:
+    """An abbreviated JPEG stream with the tables of tag 347 in front."""
+    return data if tables is None else tables.removesuffix(b"\xff\xd9") + data[2:]
+
+
+def check(
+    layout: Layout, *, threads: int | None = None, progress: Callable[[Progress], None] | None = None
+) -> tuple[Check, ...]:
+    """Reads and decodes every tile of every level and every strip: one Check per rule.
+
+    ``progress`` is called from this thread with the pixels decoded so far. Raises BadInput when the file cannot be
+    read.
+    """
+    found = decode_all(layout, threads=threads, progress=progress)
+
+    def of(kind: str, *, name: str, expected: str, measured: str = "holds") -> Check:
+        said = [str(fault) for fault in found.faults if fault.kind == kind]
+        return rule(name, said, expected=expected, measured=measured)
+
+    count = f"{found.segments} tiles and strips, {found.area_px / 1e6:.1f} Mpx"
+    return (
+        rule("tile number", _numbers(layout), expected="one offset and byte count for every tile or strip"),
+        of("empty", name="no empty tiles", expected="every tile has data (readers show black, white or nothing)"),
+        of("outside", name="tiles inside the file", expected="offset + length within the file"),
+        of("decode", name="tiles decode", expected="every tile and strip, without a warning", measured=count),
+        of("frame", name="JPEG kind", expected="baseline SOF0, 8 bits, 3 components in one scan, of the tile's size"),
+        *_headers(layout, found),
+        _tables(layout),
+        rule(
+            "JPEGTables",
+            [
+                f"{sheet.name}: has them"
+                for sheet in layout.sheets
+                if sheet.tables is not None and not (sheet.tiled and sheet.number(PHOTOMETRIC) == RGB)
+            ],
+            expected="only for RGB levels (opentile 0.22 shows wrong colours for YCbCr with them)",
+            must=False,
+        ),
+    )
+
+
+def decode_all(
+    layout: Layout, *, threads: int | None = None, progress: Callable[[Progress], None] | None = None
+) -> Findings:
+    """Decodes everything, in a few threads, with a few runs waiting."""
+    count = threads or os.cpu_count() or 1
+    total_px = sum(sheet.tile_width_px * sheet.tile_height_px * len(sheet.offsets) for sheet in layout.sheets)
+    whole = Findings(0, 0, [], {})
+    runs = (
+        (sheet, start, min(start + RUN_TILES, _paired(sheet)))
+        for sheet in layout.sheets
+        for start in range(0, _paired(sheet), RUN_TILES)
+    )
+    pool = ThreadPoolExecutor(count, thread_name_prefix="verify")
+    pending: set[Future[Findings]] = set()
+    try:
+        while True:
+            for run in islice(runs, 2 * count - len(pending)):
+                pending.add(pool.submit(_decode_run, layout, *run))
+            if not pending:
+                return whole
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                _add(whole, future.result())
+            if progress:
+                progress(Progress("check", whole.area_px, total_px))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _paired(sheet: Sheet) -> int:
+    return min(len(sheet.offsets), len(sheet.counts))
+
+
+def _add(whole: Findings, run: Findings) -> None:
+    whole.segments += run.segments
+    whole.area_px += run.area_px
+    whole.faults.extend(run.faults)
+    whole.headers.update(run.headers)
+
+
+def _decode_run(layout: Layout, sheet: Sheet, start: int, stop: int) -> Findings:
+    found = Findings(0, 0, [], {})
+    try:
+        with Path(layout.path).open("rb") as file:
+            for segment in range(start, stop):
+                offset, length = int(sheet.offsets[segment]), int(sheet.counts[segment])
+                found.segments += 1
+                found.area_px += sheet.tile_width_px * sheet.tile_height_px
+                if length == 0 or offset == 0:
+                    found.faults.append(Fault("empty", sheet, segment, "no data"))
+                elif offset < 0 or length < 0 or offset + length > layout.size_bytes:
+                    text = f"bytes {offset} to {offset + length} of {layout.size_bytes}"
+                    found.faults.append(Fault("outside", sheet, segment, text))
+                else:
+                    file.seek(offset)
+                    _decode_one(found, sheet, segment, data=file.read(length))
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror or error}", layout.path) from error
+    return found
+
+
+def _decode_one(found: Findings, sheet: Sheet, segment: int, *, data: bytes) -> None:
+    width, height = _size(sheet, segment)
+    codec = sheet.number(COMPRESSION)
+    if width * height > MAX_AREA_PX:
+        found.faults.append(Fault("decode", sheet, segment, f"{width}x{height} is too large to decode"))
+        return
+    try:
+        if codec == JPEG:
+            header = jpeg_header(data)
+            found.headers[sheet.index, header] = None
+            wrong = _frame_fault(header, width, height)
+            if wrong:
+                found.faults.append(Fault("frame", sheet, segment, wrong))
+            else:
+                _decode_jpeg(whole_stream(data, sheet.tables))
+        else:
+            wrong = _decode_other(data, sheet, codec=codec, size=(width, height))
+            if wrong:
+                found.faults.append(Fault("decode", sheet, segment, wrong))
+    except (ValueError, imagecodecs.LzwError, imagecodecs.Jpeg2kError) as error:
+        found.faults.append(Fault("decode", sheet, segment, str(error) or type(error).__name__))
+
+
+def _size(sheet: Sheet, segment: int) -> tuple[int, int]:
+    """Width and height that the data of a tile or strip has: tiles are whole, the last strip is cut."""
+    if sheet.tiled:
+        return sheet.tile_width_px, sheet.tile_height_px
+    return sheet.width_px, min(sheet.tile_height_px, max(1, sheet.height_px - segment * sheet.tile_height_px))
+
+
+def _frame_fault(header: JpegHeader, width: int, height: int) -> str | None:
+    if header.frame != 0xC0:
+        return f"SOF{header.frame - 0xC0}, not baseline"
+    if header.bits != 8 or len(header.ids) != 3 or header.scan != 3:
+        return f"{header.bits} bits, {len(header.ids)} components, {header.scan} in the first scan"
+    if (header.width_px, header.height_px) != (width, height):
+        return f"{header.width_px}x{header.height_px} instead of {width}x{height}"
+    return None
+
+
+def _decode_jpeg(stream: bytes) -> None:
+    if b"\xff\xd9" not in stream[-64:]:
+        raise ValueError("JPEG data ends without EOI")
+    # grey is enough: all coefficients of all components are decoded, and that is where damage shows
+    simplejpeg.decode_jpeg(stream, colorspace="GRAY", fastdct=True, strict=True)
+
+
+def _decode_other(data: bytes, sheet: Sheet, *, codec: int | None, size: tuple[int, int]) -> str | None:
+    samples = sheet.number(SAMPLES) or 1
+    wanted = size[0] * size[1] * samples
+    if codec == LZW:
+        got = len(imagecodecs.lzw_decode(data, out=wanted + 1))
+    elif codec in (NONE, None):
+        got = len(data)
+    elif codec in (JPEG2000_YCC, JPEG2000_RGB):
+        picture = np.asarray(imagecodecs.jpeg2k_decode(data))
+        return None if picture.shape == (size[1], size[0], samples) else f"decodes to the shape {picture.shape}"
+    else:
+        return f"compression {codec} is none of Aperio's"
+    return None if got == wanted else f"decodes to {got} bytes instead of {wanted}"
+
+
+def _numbers(layout: Layout) -> list[str]:
+    wrong = []
+    for sheet in layout.sheets:
+        columns, rows = sheet.grid
+        got = (len(sheet.offsets), len(sheet.counts))
+        if got != (columns * rows, columns * rows):
+            wrong.append(f"{sheet.name}: {got[0]} offsets, {got[1]} counts instead of {columns * rows}")
+    return wrong
+
+
+def _headers(layout: Layout, found: Findings) -> tuple[Check, ...]:
+    sheets = {sheet.index: sheet for sheet in layout.sheets}
+    seen = [(sheets[index], header) for index, header in found.headers]
+    ycc = [(sheet, header) for sheet, header in seen if sheet.number(PHOTOMETRIC) == YCBCR]
+    return (
+        rule(
+            "no YCbCr 4:4:4",
+            [f"{sheet.name}: 4:4:4" for sheet, header in ycc if len(set(header.sampling)) == 1],
+            expected="YCbCr is subsampled (Bio-Formats converts 4:4:4 twice)",
+        ),
+        rule(
+            "YCbCrSubSampling",
+            [
+                f"{sheet.name}: tag {sheet.numbers(SUBSAMPLING)}, stream {header.sampling}"
+                for sheet, header in ycc
+                if header.sampling and (sheet.numbers(SUBSAMPLING) or (2, 2)) != _subsampling(header)
+            ],
+            expected="equal to the sampling of the JPEG data",
+        ),
+        rule(
+            "JPEG colour",
+            [f"{sheet.name}: {text}" for sheet, header in seen if (text := _colour_fault(sheet, header))],
+            expected="markers and component ids say the colours that Photometric says",
+        ),
+        rule(
+            "one JPEG sampling",
+            [
+                f"{sheet.name}: {len(kinds)} kinds"
+                for sheet in layout.sheets
+                if len(kinds := {header.sampling for other, header in seen if other is sheet}) > 1
+            ],
+            expected="the same in all tiles of a level",
+        ),
+    )
+
+
+def _subsampling(header: JpegHeader) -> tuple[int, int] | None:
+    """Tag 530 for this stream; None when the chroma components are not 1x1, which the tag cannot say."""
+    return header.sampling[0] if set(header.sampling[1:]) == {(1, 1)} else None
+
+
+def _colour_fault(sheet: Sheet, header: JpegHeader) -> str | None:
+    """Decoders that know no TIFF take JFIF, then Adobe's transform, then the ids for the colour space."""
+    photometric = sheet.number(PHOTOMETRIC)
+    if photometric == YCBCR:
+        if header.adobe == 0 or (header.ids == ASCII_RGB and header.adobe is None and not header.jfif):
+            return "Photometric YCbCr, JPEG data says RGB"
+    elif photometric == RGB:
+        if header.jfif or header.adobe not in (None, 0):
+            return f"Photometric RGB, JPEG data says YCbCr ({'JFIF' if header.jfif else 'Adobe'})"
+        if len(set(header.sampling)) > 1:
+            return "Photometric RGB with subsampled components"
+        if header.adobe is None and header.ids not in ((0, 1, 2), ASCII_RGB):
+            return f"Photometric RGB with component ids {header.ids} and no Adobe marker"
+    else:
+        return f"Photometric {photometric}"
+    return None
+
+
+def _tables(layout: Layout) -> Check:
+    wrong = []
+    for sheet in layout.sheets:
+        if sheet.tables is None:
+            continue
+        try:
+            markers = [marker for marker, _ in segments(sheet.tables)]
+        except ValueError as error:
+            wrong.append(f"{sheet.name}: {error}")
+            continue
+        if markers[-1] != EOI or not set(markers[:-1]) <= {DQT, DHT}:
+            wrong.append(f"{sheet.name}: markers {', '.join(f'{marker:02X}' for marker in markers)}")
+    return rule("content of JPEGTables", wrong, expected="SOI, quantisation and Huffman tables, EOI")
