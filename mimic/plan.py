@@ -125,7 +125,7 @@ def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, t
     why = _Why(warnings=list(slide.warnings))
     _explain_source(slide, image, why)
     scale = _decide_scale(slide, image, options, why)
-    objective = _decide_objective(slide, image, options, scale, why)
+    objective = _decide_objective(image, options, scale, why)
     levels = _decide_levels(image.levels[0], options, why)
     width_px, height_px = levels[0].width_px, levels[0].height_px
     pictures = _decide_pictures(slide, image, options, why)
@@ -207,7 +207,7 @@ def _instead_of(found: Scale | None) -> str:
     return f" and replaces {found.x_um:g} um/px of the file" if found is not None else ""
 
 
-def _decide_objective(slide: Slide, image: Image, options: Options, scale: Scale | None, why: _Why) -> Objective | None:
+def _decide_objective(image: Image, options: Options, scale: Scale | None, why: _Why) -> Objective | None:
     if options.appmag is not None:
         found = f" and replaces {image.objective.power:g}x of the file" if image.objective is not None else ""
         why.say(f"magnification {options.appmag:g}x was given with --appmag{found}")

@@ -1,0 +1,5 @@
+"""``python -m mimic``."""
+
+from mimic.cli import main
+
+main()

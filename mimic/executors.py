@@ -1,0 +1,60 @@
+"""Many requests: one bad slide stops nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from mimic import report
+from mimic.convert import convert
+from mimic.errors import InternalError, MimicError
+from mimic.model import Progress, Report, Request
+from mimic.programs import bfclient
+from mimic.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Request, Progress], None]
+
+
+def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterator[Report]:
+    """A report for each request, in order, one after the other in this process.
+
+    A file that an earlier slide of the run was read from is skipped: it is a companion, not a slide. An output that
+    the run has written itself is never replaced, whatever the options say.
+    """
+    used: dict[Path, Path] = {}
+    made: dict[Path, Path] = {}
+    try:
+        for request in requests:
+            owner = used.get(request.input.absolute())
+            if owner is not None:
+                warning = f"belongs to {owner.name} and was read with it"
+                yield Report(report.SCHEMA, "skipped", request.input, warnings=(warning,))
+                continue
+            done = _attempt(request, settings, watch, made)
+            used |= {Path(name): request.input for name, _ in done.input_sha256}
+            made |= {output.absolute(): request.input for output in done.outputs}
+            yield done
+    finally:
+        bfclient.shutdown()
+
+
+def _attempt(request: Request, settings: Settings, watch: Watch, made: dict[Path, Path]) -> Report:
+    """``convert`` with every failure turned into a report: the edge of the library."""
+    try:
+        return convert(request, settings, lambda progress: watch(request, progress), taken=made)
+    except MimicError as error:
+        return failed(request, error)
+    except Exception as error:  # noqa: BLE001 - the edge: one slide's bug must not stop the rest
+        log.exception("a bug in mimic")
+        text = f"a bug in mimic: {type(error).__name__}: {error}"
+        return failed(request, InternalError(text, request.input, "Please report it, with the --log-file"))
+
+
+def failed(request: Request, error: MimicError) -> Report:
+    """The report of a failure."""
+    log.info("%s", error)
+    return Report(report.SCHEMA, "failed", request.input, error=str(error), exit_code=error.exit_code)
+

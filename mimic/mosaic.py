@@ -1,0 +1,66 @@
+"""Holes and dead blocks of a CZI mosaic: what its directory says against the pixels that came. Pure.
+
+Bio-Formats gives black for both: for places where nothing was scanned, which are white on a brightfield slide, and
+for blocks that it could not decode, which are damage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimic.errors import BadInput
+from mimic.model import Box, Pixels
+from mimic.structure import CziFacts, CziScene
+
+UNCOMPRESSED = 0
+BLACK_MIN_PX = 4096
+"""Smaller corners of a block may well be black; a whole brightfield block of exact zeros is never real."""
+
+
+class Mosaic:
+    """The full-resolution blocks of one scene, in the scene's own coordinates."""
+
+    def __init__(self, czi: CziFacts, scene: CziScene, path: Path) -> None:
+        mine = czi.subblocks if scene.index is None else czi.subblocks[czi.subblocks[:, 0] == scene.index]
+        self._blocks = mine[:, 1:7] - np.array([scene.x_px, scene.y_px, 0, 0, 0, 0])
+        self._covered = bool(scene.covered)
+        self._path = path
+
+    def mend(self, box: Box, pixels: Pixels) -> Pixels:
+        """``pixels`` of ``box`` with white where nothing was scanned; the same array when nothing is to be done.
+
+        Raises BadInput naming a compressed block that came back as zeros only.
+        """
+        blocks = self._within(box)
+        for x, y, width, height, _, compression in blocks:
+            part = _overlap(box, x, y, width, height)
+            if compression != UNCOMPRESSED and not pixels[part][::16, ::16].any():
+                self._refuse_black(pixels[part], x, y)
+        if self._covered:
+            return pixels
+        bare = np.ones(pixels.shape[:2], bool)
+        for x, y, width, height, *_ in blocks:
+            bare[_overlap(box, x, y, width, height)] = False
+        if bare.any():
+            pixels = pixels.copy() if not pixels.flags.writeable else pixels
+            pixels[bare] = 255
+        return pixels
+
+    def _within(self, box: Box) -> NDArray[np.int64]:
+        x, y, width, height = self._blocks[:, :4].T
+        right, lower = box.x_px + box.width_px, box.y_px + box.height_px
+        return self._blocks[(x < right) & (y < lower) & (x + width > box.x_px) & (y + height > box.y_px)]
+
+    def _refuse_black(self, part: Pixels, x: int, y: int) -> None:
+        if part.shape[0] * part.shape[1] >= BLACK_MIN_PX and not part.any():
+            message = f"the block at x={x}, y={y} came back black: its compressed data are damaged"
+            raise BadInput(message, self._path, "Copy the file again from where it was made")
+
+
+def _overlap(box: Box, x: int, y: int, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of ``box`` that the block covers."""
+    left, upper = max(x - box.x_px, 0), max(y - box.y_px, 0)
+    return slice(upper, y + height - box.y_px), slice(left, x + width - box.x_px)

@@ -1,0 +1,102 @@
+"""Report <-> JSON, and the versions and digests that go into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mimic import __version__
+from mimic.errors import BadInput, InternalError, Interrupted
+from mimic.model import Tool
+from mimic.staging import failure
+
+SCHEMA = 1
+"""Raised when a field changes its meaning or goes away; new fields do not count."""
+CHUNK_BYTES = 1 << 20
+LIBRARIES = ("numpy", "imagecodecs", "tifffile", "openslide-python", "openslide-bin", "ome-types", "jpype1", "pyvips")
+
+
+def to_json(value: object) -> str:
+    """Any of the model's types as indented JSON; paths become strings, dates ISO texts, unknown is null."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Path):
+        return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise InternalError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def write(value: object, path: Path) -> None:
+    """``to_json`` into a file, whole or not at all. Raises OutputError."""
+    part = path.with_name(f".{path.name[:200]}.part")
+    try:
+        part.write_text(to_json(value) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise failure(error, path) from error
+
+
+def libraries() -> tuple[Tool, ...]:
+    """mimic, Python and the libraries that touch pixels, with their versions; those not installed have none."""
+    python = Tool("Python", platform.python_version())
+    return (Tool("mimic", __version__), python, *(Tool(name, _version(name)) for name in LIBRARIES))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+class Digests:
+    """SHA-256 of files, computed by a thread beside the conversion."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mimic-digest")
+        self._pending: list[tuple[Path, Future[str]]] = [
+            (path, self._pool.submit(self._digest, path)) for path in paths
+        ]
+
+    def _digest(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    if self._stop.is_set():
+                        raise Interrupted("stopped")
+                    digest.update(chunk)
+        except OSError as error:
+            raise BadInput(f"cannot be read: {error.strerror or error}", path) from error
+        return digest.hexdigest()
+
+    def result(self) -> tuple[tuple[str, str], ...]:
+        """(path, digest) of every file; waits for them."""
+        return tuple((str(path), future.result()) for path, future in self._pending)
+
+    def close(self) -> None:
+        """End the thread, whether or not it is done."""
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,128 @@
+"""A place beside the output where it is made, and the moment when it gets its name.
+
+    staged --verified, fsynced--> published
+    staged --any failure-------> gone, an earlier output untouched
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mimic.errors import OutputError
+
+PREFIX = ".mimic-"
+"""Short and ASCII: the output's own name plus an ending may exceed the 255 bytes of a name."""
+STAGED_NAME = "slide.svs"
+"""Readers go by the ending."""
+REMEDIES = {
+    errno.ENOSPC: "Free some space, or write to another disk with -o",
+    errno.EDQUOT: "Your quota is used up: free some space, or write to another disk with -o",
+    errno.EROFS: "The file system is read-only: write to another folder with -o",
+    errno.EACCES: "You may not write there: write to another folder with -o",
+    errno.EPERM: "You may not write there: write to another folder with -o",
+    errno.ENAMETOOLONG: "The name is too long: give a shorter one with -o",
+    errno.ENOTDIR: "A part of the path is a file: write to another folder with -o",
+}
+
+
+def failure(error: OSError, path: Path) -> OutputError:
+    """The OutputError for an operating system's refusal to write ``path``."""
+    remedy = REMEDIES.get(error.errno or 0, "Write to another place with -o")
+    return OutputError(f"cannot be written: {error.strerror or error}", path, remedy)
+
+
+def refuse_existing(output: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
+    """Raises OutputError when ``output`` is there already and may not be replaced, or is one of the inputs."""
+    if any(_same(output, path) for path in inputs):
+        raise OutputError("the output would replace its own input", output, "Give another name or folder with -o")
+    if output.is_dir():
+        raise OutputError("is a folder", output, "Give another name with -o")
+    if os.path.lexists(output) and not overwrite:
+        raise OutputError("is there already", output, "Use --overwrite to replace it, or another name with -o")
+
+
+def refuse_taken(output: Path, taken: Mapping[Path, Path]) -> None:
+    """Raises OutputError when the run has already made ``output`` from another input, told by ``taken``."""
+    first = taken.get(output.absolute())
+    if first is not None:
+        raise OutputError(f"was made from {first.name} in this run", output, "Give this one another name with -o")
+
+
+def _same(one: Path, other: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return one.exists() and other.exists() and one.samefile(other)
+    return False
+
+
+@contextlib.contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A private folder beside ``output``, removed at the end with all that is in it; folders made for it likewise,
+    when nothing was published in them. Raises OutputError."""
+    made = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output.parent))
+    except OSError as error:
+        _remove_empty(made)
+        raise failure(error, output) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def publish(path: Path, output: Path, *, overwrite: bool) -> None:
+    """Give the finished file its name, whole or not at all. Raises OutputError, and leaves an earlier output alone."""
+    try:
+        path.chmod(0o666 & ~_umask())
+        if overwrite:
+            path.replace(output)
+        else:
+            _link(path, output)
+        _sync_folder(output.parent)
+    except FileExistsError as error:
+        remedy = "Use --overwrite to replace it, or another name with -o"
+        raise OutputError("appeared while the slide was converted", output, remedy) from error
+    except OSError as error:
+        raise failure(error, output) from error
+
+
+def _link(path: Path, output: Path) -> None:
+    """A hard link refuses an existing name, which a rename would silently replace; not all file systems have links."""
+    try:
+        os.link(path, output)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(output):
+            raise FileExistsError(errno.EEXIST, "File exists", str(output)) from None
+        path.rename(output)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut; folders cannot be opened on Windows, which syncs them itself."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
