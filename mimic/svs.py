@@ -1,0 +1,342 @@
+"""The Aperio dialect, both ways: a Plan as TIFF directories, and ImageDescription text as a Description.
+
+Every rule here is one of svs-spec.md, sections 1 to 4, where it says which readers need it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from math import isfinite
+from types import MappingProxyType
+from typing import Literal
+
+from mimic.errors import InternalError
+from mimic.model import Level, Objective, Page, Picture, Plan, Scale, Tag
+
+PREFIX = "Aperio Image Library v12.0.15"
+"""First words of every description: Bio-Formats wants "Aperio Image" in a file not named .svs, tifffile "Aperio "."""
+
+MIN_MPP_UM, MAX_MPP_UM = 1e-5, 1e5
+"""No light or electron microscope goes beyond, and the resolution tags (10000/MPP in 32 bits) could not follow."""
+
+Kind = Literal["baseline", "thumbnail", "level", "label", "macro", "unknown"]
+
+_ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 2, 3, 4, 5, 7
+_JPEG, _LZW = 7, 5
+_MAX_VALUE_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What an ImageDescription says; None or empty where it says nothing.
+
+    ``scan_px`` (width, height) is the uncropped scan, for a thumbnail the baseline; ``crop_px`` is (x, y, width,
+    height) in it; ``size_px`` (width, height) is what follows "->", "label" or "macro". ``pairs`` are in the text's
+    order, a key may be there twice; ``stray`` are the "|" tokens without "=", which no genuine text has.
+    """
+
+    kind: Kind
+    prefix: str = PREFIX
+    scan_px: tuple[int, int] | None = None
+    crop_px: tuple[int, int, int, int] | None = None
+    tile_px: tuple[int, int] | None = None
+    size_px: tuple[int, int] | None = None
+    codec: str | None = None
+    quality: int | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    stray: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        """``pairs`` by key; of a key that is there twice the last, as readers take it."""
+        return MappingProxyType(dict(self.pairs))
+
+
+def format_description(description: Description) -> str:
+    r"""The text of a Description, without the closing NUL.
+
+    CR LF after the prefix for tiled pages, bare LF for the others: OpenSlide up to 4.0.0 finds no label or macro after
+    CR LF. Raises InternalError when a part that the kind needs is missing, or a value would break the text.
+    """
+    for key, value in description.pairs:
+        if not key or not value or clean(key) != key or clean(value) != value or "=" in key:
+            raise InternalError(f"the pair {key!r}, {value!r} cannot stand in an Aperio description")
+    pairs = "".join(f"|{key} = {value}" for key, value in description.pairs)
+    match description:
+        case Description(kind="label" | "macro" as kind, size_px=(wide, high)):
+            return f"{description.prefix}\n{kind} {wide}x{high}"
+        case Description(kind="thumbnail", scan_px=(full_wide, full_high), size_px=(wide, high)):
+            return f"{description.prefix}\n{full_wide}x{full_high} -> {wide}x{high} - {pairs}"
+        case Description(kind="baseline"):
+            return f"{description.prefix} \r\n{_geometry(description)} {_codec(description)}{pairs}"
+        case Description(kind="level", size_px=(wide, high)):
+            return f"{description.prefix} \r\n{_geometry(description)} -> {wide}x{high} {_codec(description)}"
+    raise InternalError(f"{description} has no Aperio text")
+
+
+def parse(text: str) -> Description:
+    """What ``text`` says, as far as it can be read; never raises. ``parse(format_description(x)) == x``.
+
+    Only the newest entry of a history (they are divided by ";") tells geometry and codec; pairs are taken from all.
+    """
+    head, *tokens = text.rstrip("\0").split("|")
+    prefix, _, body = head.partition("\n")
+    body = body.partition(";")[0]
+    scan_px, crop_px, size_px = _numbers(_SCAN, body), _numbers(_CROP, body), _numbers(_TARGET, body)
+    picture = _PICTURE.match(body)
+    codec, quality = _CODEC.search(body), _numbers(_QUALITY, body)
+    kind: Kind = "unknown"
+    if picture:
+        kind = "label" if picture[1].lower() == "label" else "macro"
+        size_px, scan_px = _numbers(_PICTURE_SIZE, body), None
+    elif size_px and scan_px:
+        kind = "level" if crop_px else "thumbnail"
+    elif crop_px and scan_px:
+        kind = "baseline"
+    return Description(
+        kind=kind,
+        prefix=prefix.strip(),
+        scan_px=(scan_px[0], scan_px[1]) if scan_px else None,
+        crop_px=(crop_px[0], crop_px[1], crop_px[2], crop_px[3]) if crop_px else None,
+        tile_px=(tile[0], tile[1]) if (tile := _numbers(_TILE, body)) else None,
+        size_px=(size_px[0], size_px[1]) if size_px else None,
+        codec=codec[0] if codec else None,
+        quality=quality[0] if quality else None,
+        pairs=tuple(_pair(token) for token in tokens if "=" in token),
+        stray=tuple(token for token in tokens if "=" not in token),
+    )
+
+
+def pages(plan: Plan, *, version: str, jpeg_tables: bytes | None = None) -> tuple[Page, ...]:
+    """The directories of the output in their order: baseline, thumbnail, levels, label, macro.
+
+    ``version`` is mimic's; ``jpeg_tables`` (tag 347) goes on tiled pages, and must be there for the "rgb" profile and
+    for no other. Raises InternalError for a plan that no Aperio file can follow.
+    """
+    if bool(jpeg_tables) != (plan.profile == "rgb"):
+        raise InternalError(f"profile {plan.profile} {'with' if jpeg_tables else 'without'} JPEG tables")
+    pairs = _pairs(plan, version)
+    baseline, *smaller = plan.levels
+    made = [
+        _tiled(plan, 0, baseline, pairs, jpeg_tables),
+        _stripped(plan, "thumbnail", plan.thumbnail_px, pairs),
+        *(_tiled(plan, index, level, (), jpeg_tables) for index, level in enumerate(smaller, start=1)),
+    ]
+    for kind in ("label", "macro"):
+        if picture := _picture(plan, kind):
+            made.append(_stripped(plan, kind, (picture.width_px, picture.height_px), ()))
+    return tuple(made)
+
+
+def mpp_text(scale: Scale) -> str:
+    """MPP as the description has it: one value for both axes, their mean.
+
+    Four decimals, as genuine, or six and more where four would change the value by over 0.01 %; never an exponent.
+    Raises InternalError outside of MIN_MPP_UM to MAX_MPP_UM.
+    """
+    value = (Decimal(scale.x_um) + Decimal(scale.y_um)) / 2 if isfinite(scale.x_um + scale.y_um) else Decimal(0)
+    if not MIN_MPP_UM <= float(value) <= MAX_MPP_UM:
+        raise InternalError(f"a pixel cannot be {scale.x_um} x {scale.y_um} um")
+    if abs(Decimal(text := f"{value:.4f}") - value) <= value / 10_000:
+        return text
+    places = max(6, 4 - value.adjusted())
+    whole, _, decimals = f"{value:.{places}f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0'):0<4}"
+
+
+def clean(text: str) -> str:
+    """``text`` as a value of a pair: printable ASCII that no reader takes for more than a value.
+
+    Readers split at "|" and " = ", take "label" and "macro" anywhere for those images (slideio), and "imagej" or
+    "<OME" for another format (QuPath).
+    """
+    text = unicodedata.normalize("NFKD", text.replace("\N{MICRO SIGN}", "u").replace("\N{GREEK SMALL LETTER MU}", "u"))
+    text = "".join(char for char in text if not unicodedata.combining(char))
+    text = re.sub(r"[^\x20-\x7e]", lambda char: " " if char[0].isspace() or char[0] < " " else "?", text)
+    text = text.translate(_BRACKETS)
+    text = _FORBIDDEN.sub(lambda word: f"{word[0][:2]}-{word[0][2:]}", text)
+    text = " ".join(re.sub(r"\s*=\s*", "=", text).split())
+    return text[:_MAX_VALUE_CHARS].strip(" =")
+
+
+_BRACKETS = str.maketrans("<>|", "()/")
+_FORBIDDEN = re.compile("label|macro|imagej", re.IGNORECASE)
+
+_INT = r"([0-9]{1,10})"
+_SCAN = re.compile(rf"\s*{_INT}x{_INT}")
+_CROP = re.compile(rf"\[{_INT},{_INT} {_INT}x{_INT}\]")
+_TILE = re.compile(rf"\({_INT}x{_INT}\)")
+_TARGET = re.compile(rf"-> ?{_INT}x{_INT}")
+_PICTURE = re.compile(r"\s*(label|macro)\b", re.IGNORECASE)
+_PICTURE_SIZE = re.compile(rf"(?:label|macro) {_INT}x{_INT}", re.IGNORECASE)
+_CODEC = re.compile(r"\b[A-Z][A-Z0-9]*/[A-Za-z0-9]+")
+_QUALITY = re.compile(rf"\bQ ?= ?{_INT}")
+
+
+def _numbers(pattern: re.Pattern[str], body: str) -> tuple[int, ...] | None:
+    found = pattern.match(body) if pattern is _SCAN else pattern.search(body)
+    return tuple(int(number) for number in found.groups()) if found else None
+
+
+def _pair(token: str) -> tuple[str, str]:
+    key, _, value = token.partition("=")
+    return key.strip(), value.strip()
+
+
+def _geometry(description: Description) -> str:
+    match description:
+        case Description(scan_px=(wide, high), crop_px=(x, y, crop_wide, crop_high), tile_px=(tile_wide, tile_high)):
+            return f"{wide}x{high} [{x},{y} {crop_wide}x{crop_high}] ({tile_wide}x{tile_high})"
+    raise InternalError(f"{description} lacks its geometry")
+
+
+def _codec(description: Description) -> str:
+    if description.codec is None or description.quality is None:
+        raise InternalError(f"{description} lacks its codec")
+    return f"{description.codec} Q={description.quality}"
+
+
+def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
+    """The pairs of baseline and thumbnail: the same on both, as Bio-Formats lets the last one win.
+
+    AppMag and MPP are never last: slideio wants a "|" after AppMag, others one after MPP. None tells about people.
+    """
+    wide, high = plan.levels[0].width_px, plan.levels[0].height_px
+    appmag = _appmag(plan.objective)
+    found: dict[str, str | None] = {
+        "AppMag": str(appmag) if appmag else None,
+        **_moment(plan.acquired),
+        "MPP": mpp_text(plan.scale) if plan.scale else None,
+        "OriginalWidth": str(wide),
+        "Originalheight": str(high),
+        "Converter": f"mimic {version}",
+        "Source Format": plan.slide.format,
+        "MPP Source": _origin(plan.scale),
+        "AppMag Source": _origin(plan.objective),
+        "Objective Power": f"{plan.objective.power:g}" if plan.objective and plan.objective.power != appmag else None,
+    }
+    cleaned = ((key, clean(value)) for key, value in found.items() if value)
+    return tuple((key, value) for key, value in cleaned if value)
+
+
+def _appmag(objective: Objective | None) -> int | None:
+    """Power as an integer, half rounded up: readers take "40.0" for 0. None when it is unknown or would be 0."""
+    if objective is None:
+        return None
+    if not isfinite(objective.power) or objective.power <= 0:
+        raise InternalError(f"an objective cannot have power {objective.power}")
+    return int(objective.power + 0.5) or None
+
+
+def _origin(fact: Scale | Objective | None) -> str | None:
+    if fact is None:
+        return None
+    return f"{fact.origin}: {fact.note}" if fact.note else fact.origin
+
+
+def _moment(acquired: datetime | None) -> dict[str, str | None]:
+    if acquired is None:
+        return {}
+    offset = acquired.utcoffset()
+    return {
+        "Date": f"{acquired:%m/%d}/{acquired.year % 100:02}",
+        "Time": f"{acquired:%H:%M:%S}",
+        "Time Zone": None if offset is None else _zone(offset),
+    }
+
+
+def _zone(offset: timedelta) -> str:
+    minutes = round(abs(offset).total_seconds() / 60)
+    return f"GMT{'-' if offset < timedelta() else '+'}{minutes // 60:02}:{minutes % 60:02}"
+
+
+def _picture(plan: Plan, kind: str) -> Picture | None:
+    """The plan's label or macro: one of each at most, and nothing else has a place in an Aperio file."""
+    if strange := [picture.role for picture in plan.pictures if picture.role not in ("label", "macro")]:
+        raise InternalError(f"an Aperio file has no place for a picture of role {strange[0]}")
+    found = [picture for picture in plan.pictures if picture.role == kind]
+    if len(found) > 1:
+        raise InternalError(f"the plan has {len(found)} pictures of role {kind}")
+    return found[0] if found else None
+
+
+def _tiled(plan: Plan, index: int, level: Level, pairs: tuple[tuple[str, str], ...], jpeg_tables: bytes | None) -> Page:
+    wide, high, tile_px = plan.levels[0].width_px, plan.levels[0].height_px, plan.tile_px
+    description = Description(
+        kind="level" if index else "baseline",
+        scan_px=(wide, high),
+        crop_px=(0, 0, wide, high),
+        tile_px=(tile_px, tile_px),
+        size_px=(level.width_px, level.height_px) if index else None,
+        codec=f"JPEG/{plan.profile.upper()}",
+        quality=plan.quality,
+        pairs=pairs,
+    )
+    tags = [
+        *_common(description, (level.width_px, level.height_px), subfile=0),
+        *_jpeg(plan),
+        *(_resolution(plan.scale) if plan.scale and not index else ()),
+        Tag(322, _SHORT, (tile_px,)),
+        Tag(323, _SHORT, (tile_px,)),
+        *([Tag(347, _UNDEFINED, jpeg_tables)] if jpeg_tables else []),
+    ]
+    segments = -(-level.width_px // tile_px) * -(-level.height_px // tile_px)
+    return Page("level" if index else "baseline", index, _sorted(tags), segments)
+
+
+def _stripped(
+    plan: Plan,
+    kind: Literal["thumbnail", "label", "macro"],
+    size_px: tuple[int, int],
+    pairs: tuple[tuple[str, str], ...],
+) -> Page:
+    """A page of one strip: opentile reads no more than the first of a label."""
+    scan_px = (plan.levels[0].width_px, plan.levels[0].height_px) if kind == "thumbnail" else None
+    description = Description(kind=kind, scan_px=scan_px, size_px=size_px, pairs=pairs)
+    tags = [
+        *_common(description, size_px, subfile={"thumbnail": 0, "label": 1, "macro": 9}[kind]),
+        *(_lzw() if kind == "label" else _jpeg(plan)),
+        Tag(278, _LONG, (size_px[1],)),
+    ]
+    return Page(kind, None, _sorted(tags), 1)
+
+
+def _common(description: Description, size_px: tuple[int, int], *, subfile: int) -> tuple[Tag, ...]:
+    """Tags of every page, all explicit: readers take an absent 254 for "label" and fail on others."""
+    return (
+        Tag(254, _LONG, (subfile,)),
+        Tag(256, _LONG, (size_px[0],)),
+        Tag(257, _LONG, (size_px[1],)),
+        Tag(258, _SHORT, (8, 8, 8)),
+        Tag(270, _ASCII, format_description(description).encode("ascii")),
+        Tag(277, _SHORT, (3,)),
+        Tag(284, _SHORT, (1,)),
+    )
+
+
+def _jpeg(plan: Plan) -> tuple[Tag, ...]:
+    if plan.profile == "rgb":
+        return (Tag(259, _SHORT, (_JPEG,)), Tag(262, _SHORT, (2,)))
+    return (Tag(259, _SHORT, (_JPEG,)), Tag(262, _SHORT, (6,)), Tag(530, _SHORT, (2, 2)))
+
+
+def _lzw() -> tuple[Tag, ...]:
+    return (Tag(259, _SHORT, (_LZW,)), Tag(262, _SHORT, (2,)), Tag(317, _SHORT, (2,)))
+
+
+def _resolution(scale: Scale) -> tuple[Tag, ...]:
+    """Pixels per cm, from the very MPP that the text states: cuCIM trusts these tags, openwholeslide compares them."""
+    per_cm = 10_000 / Fraction(mpp_text(scale))
+    bounded = per_cm.limit_denominator(max(1, min(2**32 - 1, int((2**32 - 1) / (per_cm + 1)))))
+    value = (bounded.numerator, bounded.denominator)
+    return (Tag(282, _RATIONAL, value), Tag(283, _RATIONAL, value), Tag(296, _SHORT, (3,)))
+
+
+def _sorted(tags: list[Tag]) -> tuple[Tag, ...]:
+    return tuple(sorted(tags, key=lambda tag: tag.code))
