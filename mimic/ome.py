@@ -1,0 +1,284 @@
+"""OME-XML -> images, scale, objective. Units are converted here and nowhere else.
+
+Bio-Formats describes every format in this one language, showinf and the in-process reader alike. ``omexml`` makes the
+document safe and small first; ome-types reads what is left.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lxml import etree
+
+from mimic import omexml
+from mimic.errors import UsageError
+from mimic.model import Objective, Role, Scale
+
+if TYPE_CHECKING:
+    import ome_types.model as typed
+
+INCH_UM = Fraction(25_400)
+POWERS_OF_TEN = (
+    "Ym 24, Zm 21, Em 18, Pm 15, Tm 12, Gm 9, Mm 6, km 3, hm 2, dam 1, m 0, "
+    "dm -1, cm -2, mm -3, µm -6, nm -9, pm -12, fm -15, am -18, zm -21, ym -24"
+)
+UM_PER_UNIT: Mapping[str, Fraction] = {
+    **{unit: Fraction(10) ** (int(power) + 6) for unit, power in map(str.split, POWERS_OF_TEN.split(","))},
+    "Å": Fraction(1, 10_000),
+    "thou": INCH_UM / 1000,
+    "li": INCH_UM / 12,
+    "in": INCH_UM,
+    "ft": INCH_UM * 12,
+    "yd": INCH_UM * 36,
+    "mi": INCH_UM * 63_360,
+    "pt": INCH_UM / 72,
+    "ua": Fraction(149_597_870_700) * 10**6,
+    "ly": Fraction(9_460_730_472_580_800) * 10**6,
+    "pc": Fraction(30_856_775_814_913_673) * 10**6,
+}
+"""Exact micrometres in each unit of OME's UnitsLength; "pixel" and "reference frame" are no lengths and are absent."""
+NO_LENGTH = frozenset({"pixel", "reference frame"})
+SMALLEST_UM = 0.001
+"""Below this four decimals, all that an Aperio MPP has, say nothing."""
+LARGEST_UM = 50.0
+"""A whole-slide overview is 15 to 30 um/px (the corpus has a DICOM volume of 28.97); nothing a microscope calls a scan
+is coarser."""
+PRINT_DPI = (72, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1000, 1200)
+"""Resolutions that printers, screens and cameras put into TIFF and JPEG tags: 352.8, 264.6, 84.7 um and so on."""
+
+POWERS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
+PRODUCT_UM = (6.4, 13.5)
+
+ROLES: Mapping[str, Role] = {
+    **dict.fromkeys(("label", "label image", "slide label", "barcode", "barcode image"), "label"),
+    **dict.fromkeys(("macro", "macro image", "overview", "overview image", "slide overview", "localizer"), "macro"),
+    **dict.fromkeys(("slide preview", "slidepreview", "prescan", "prescan image"), "macro"),
+    **dict.fromkeys(("thumbnail", "thumbnail image", "document thumbnail", "preview image"), "thumbnail"),
+    **dict.fromkeys(("macro mask", "macro mask image", "mask image", "sample mask", "map", "map image"), "thumbnail"),
+}
+"""Whole names, case and underscores aside, as Bio-Formats 7.3.1 gives them: CZI, SVS, NDPI, SCN, VSI, BIF, DICOM."""
+VMS_SCAN = " full resolution"
+DICOM_IMAGE_TYPE = re.compile(r"(?:ORIGINAL|DERIVED)\\[A-Z]*\\(LABEL|OVERVIEW|LOCALIZER|THUMBNAIL)(?:\\|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class OmeImage:
+    """One image (Bio-Formats: series) as the document describes it; sizes in pixels, planes and frames.
+
+    ``channels`` counts Channel elements, of which RGB is one with ``samples_per_pixel`` 3. ``scale`` and ``objective``
+    are None where unknown, and for every image that is no scan: a CZI's label inherits the slide's pixel size, an
+    NDPI's macro its objective, and both are wrong.
+    """
+
+    index: int
+    id: str
+    name: str
+    role: Role
+    size_x: int
+    size_y: int
+    size_z: int
+    size_c: int
+    size_t: int
+    pixel_type: str
+    significant_bits: int | None
+    channels: int
+    samples_per_pixel: int
+    scale: Scale | None
+    objective: Objective | None
+    acquired: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The images in the file's order, the scanner's name, and a sentence for each fact that was not believed."""
+
+    images: tuple[OmeImage, ...]
+    scanner: str | None
+    warnings: tuple[str, ...]
+
+
+def parse(xml: str | bytes, path: Path) -> Document:
+    """Read an OME-XML document that describes ``path``.
+
+    Raises BadInput for anything that is not a complete, harmless OME 2016-06 document with at least one image.
+    """
+    root = omexml.read(xml, path)
+    elements = omexml.named(root, "Image")
+    names = [element.get("Name", "") for element in elements]
+    ids = [element.get("ID", "") for element in elements]
+    roles = _roles(names, [omexml.text_of(element, "Description") for element in elements])
+    omexml.strip(root)
+    scans = [index for index, role in enumerate(roles) if role == "scan"]
+    warnings = list(omexml.mend(root, units={*UM_PER_UNIT, *NO_LENGTH}, doubted=scans))
+    ome = _typed(root, path)
+    images = []
+    for index, image in enumerate(ome.images):
+        scale, doubt = _scale(image.pixels, index) if index in scans else (None, None)
+        warnings += [doubt] if doubt else []
+        objective = _objective(image, ome) if index in scans else None
+        facts = _facts(image, index, roles[index])
+        images.append(replace(facts, id=ids[index], name=names[index], scale=scale, objective=objective))
+    return Document(tuple(images), _scanner(ome), tuple(warnings))
+
+
+def role_of(name: str, description: str = "") -> Role:
+    """The role of an image by its whole name, else by the DICOM ImageType that Bio-Formats puts in its description.
+
+    Only whole names count: "Label-free scan.czi" is tissue. A mask or a focus map is neither scan nor macro, and mimic
+    needs one macro at most: it gets the role of a thumbnail, which no output uses.
+    """
+    words = " ".join(name.casefold().replace("_", " ").split())
+    if words in ROLES:
+        return ROLES[words]
+    found = DICOM_IMAGE_TYPE.match(description)
+    return ROLES[found.group(1).casefold()] if found else "scan"
+
+
+def nearest_objective(mpp_um: float) -> float:
+    """The usual objective power for a pixel of ``mpp_um`` micrometres: that of POWERS nearest to 10 / mpp, in ratio.
+
+    Slide scanners sample 10 um a pixel of the virtual sensor: 40x at 0.25 (0.22 to 0.275), 20x at 0.5, 10x at 1.0,
+    which is what readers mean by AppMag, and 80x at 0.12 um. Borders: 0.144 um (80/60), 0.204 (60/40), 0.354 (40/20),
+    0.707 (20/10), 1.414 (10/5), 2.236 (5/4). 1.25x, 2.5x and 63x are left out: AppMag must be a whole number, and 63x
+    cannot be told from 60x. Raises UsageError for a size that is none.
+    """
+    if not (math.isfinite(mpp_um) and mpp_um > 0):
+        raise UsageError(f"{mpp_um!r} um is no pixel size")
+    wanted = math.log(10) - math.log(mpp_um)
+    return min(POWERS, key=lambda power: abs(math.log(power) - wanted))
+
+
+def consistent(mpp_um: float, power: float) -> bool:
+    """Whether a pixel size and an objective power can belong together: their product is a sensor's pixel, in um.
+
+    Seen: Aperio 0.499 x 20 = 10.0, Hamamatsu 0.228 x 40 = 9.1, Zeiss 0.44 x 20 = 8.8, confocals 7.1 to 7.8, a Nikon
+    with the common 6.5 um camera 0.323 x 20 = 6.47. A power that is wrong by a factor of two gives 5 or 20.
+    """
+    return PRODUCT_UM[0] <= mpp_um * power <= PRODUCT_UM[1]
+
+
+def _roles(names: list[str], descriptions: list[str]) -> list[Role]:
+    """The role of each image. Hamamatsu's VMS puts one prefix before " full resolution", " macro" and " map"."""
+    prefixes = {name.removesuffix(VMS_SCAN) for name in names if name.endswith(VMS_SCAN)}
+    bare = [name.rpartition(" ")[2] if name.rpartition(" ")[0] in prefixes else name for name in names]
+    return [role_of(name, description) for name, description in zip(bare, descriptions, strict=True)]
+
+
+def _typed(root: etree._Element, path: Path) -> typed.OME:
+    """The stripped document as ome-types sees it; imported here because that takes half a second."""
+    images = omexml.named(root, "Image")
+    if not images:
+        raise omexml.bad("its OME-XML describes no image", path)
+    for index, image in enumerate(images):
+        omexml.check_image(index, image, path)
+    from ome_types import from_xml
+    from ome_types.model import OME
+    from xsdata.formats.dataclass.parsers.config import ParserConfig
+
+    strict = ParserConfig(fail_on_converter_warnings=True)  # an error to catch instead of a warning on stderr
+    try:
+        ome = from_xml(etree.tostring(root, encoding="utf-8"), parser_kwargs={"config": strict})
+    except ValueError as error:  # pydantic's and xsdata's errors are ValueErrors
+        raise omexml.bad(f"its OME-XML breaks the schema ({str(error).splitlines()[0]})", path) from error
+    if not isinstance(ome, OME) or len(ome.images) != len(images):
+        raise omexml.bad("its OME-XML was not understood", path)
+    return ome
+
+
+def _facts(image: typed.Image, index: int, role: Role) -> OmeImage:
+    """What ome-types says, without what is judged elsewhere."""
+    pixels = image.pixels
+    samples = pixels.channels[0].samples_per_pixel if pixels.channels else None
+    return OmeImage(
+        index=index,
+        id=image.id,
+        name=image.name or "",
+        role=role,
+        size_x=pixels.size_x,
+        size_y=pixels.size_y,
+        size_z=pixels.size_z,
+        size_c=pixels.size_c,
+        size_t=pixels.size_t,
+        pixel_type=pixels.type.value,
+        significant_bits=pixels.significant_bits,
+        channels=len(pixels.channels),
+        samples_per_pixel=samples or 1,
+        scale=None,
+        objective=None,
+        acquired=image.acquisition_date,
+    )
+
+
+def _scale(pixels: typed.Pixels, index: int) -> tuple[Scale | None, str | None]:
+    """The pixel size, and a doubt about it. One axis alone is not enough: nothing says that pixels are square."""
+    x_um = _micrometres(pixels.physical_size_x, pixels.physical_size_x_unit.value)
+    y_um = _micrometres(pixels.physical_size_y, pixels.physical_size_y_unit.value)
+    if x_um is None and y_um is None:
+        return None, None
+    if x_um is None or y_um is None:
+        return None, f"image {index}: a pixel size is stated for one axis only and was ignored"
+    for size_um in (x_um, y_um):
+        reason = _absurd(size_um)
+        if reason:
+            return None, f"image {index}: the stated pixel size of {size_um:.6g} um {reason} and was ignored"
+    unit = pixels.physical_size_x_unit.value.replace("µ", "u")  # notes end up in an ASCII tag
+    note = f"PhysicalSizeX = {pixels.physical_size_x!r} {unit}"
+    doubt = None
+    if x_um == y_um == 1.0:
+        doubt = f"image {index}: a pixel size of exactly 1 um is what some writers put when they know none"
+    return Scale(x_um, y_um, "file", note), doubt
+
+
+def _micrometres(size: float | None, unit: str) -> float | None:
+    """``size`` in micrometres, rounded once: 4.99E-4 mm is 0.499."""
+    if size is None or unit not in UM_PER_UNIT:
+        return None
+    try:
+        return float(Fraction(repr(size)) * UM_PER_UNIT[unit])
+    except OverflowError:
+        return math.inf
+
+
+def _absurd(size_um: float) -> str | None:
+    """Why a pixel size cannot be a microscope's, or None."""
+    dpi = next((dpi for dpi in PRINT_DPI if math.isclose(size_um * dpi, 25_400, rel_tol=1e-3)), None)
+    if dpi is not None:
+        return f"is a print resolution of {dpi} dpi"
+    return None if SMALLEST_UM <= size_um <= LARGEST_UM else "is not a microscope's"
+
+
+def _objective(image: typed.Image, ome: typed.OME) -> Objective | None:
+    """The objective that the image's ObjectiveSettings names, else the only one of the instrument it names."""
+    if image.objective_settings is not None:
+        named = [lens for box in ome.instruments for lens in box.objectives if lens.id == image.objective_settings.id]
+        return _power(named[0], "") if named else None
+    reference = image.instrument_ref
+    instrument = next((box for box in ome.instruments if reference is not None and box.id == reference.id), None)
+    if instrument is None or len(instrument.objectives) != 1:
+        return None
+    return _power(instrument.objectives[0], ", the instrument's only objective")
+
+
+def _power(lens: typed.Objective, remark: str) -> Objective | None:
+    if lens.nominal_magnification is not None:
+        return Objective(lens.nominal_magnification, "file", f"NominalMagnification{remark}")
+    if lens.calibrated_magnification is not None:
+        return Objective(lens.calibrated_magnification, "file", f"CalibratedMagnification (calibrated){remark}")
+    return None
+
+
+def _scanner(ome: typed.OME) -> str | None:
+    """Manufacturer and model of the first microscope that has either."""
+    for instrument in ome.instruments:
+        scope = instrument.microscope
+        words = [] if scope is None else [(scope.manufacturer or "").strip(), (scope.model or "").strip()]
+        if any(words):
+            return " ".join(word for word in words if word)
+    return None
