@@ -48,7 +48,8 @@ class Directory:
 class Page:
     """What one top-level directory says of its image. ``resolution`` is (x, y) in pixels per ``resolution_unit``
     (TIFF's number: 1 none, 2 inch, 3 centimetre); ``tile_*_px`` are None for a stripped image. ``sample_format`` is
-    TIFF's number: 1 unsigned, 2 signed, 3 float. Texts are cut at 4 KiB."""
+    TIFF's number: 1 unsigned, 2 signed, 3 float; ``extra_samples`` says of each one beyond the colours whether it is
+    alpha (1, 2) or unknown (0). ``tags`` are all tags that are there. Texts are cut at 4 KiB."""
 
     width_px: int
     height_px: int
@@ -59,6 +60,7 @@ class Page:
     samples: int
     bits: int
     sample_format: int
+    extra_samples: tuple[int, ...]
     subfiletype: int
     description: str
     make: str
@@ -67,6 +69,7 @@ class Page:
     ndpi: bool
     resolution: tuple[float, float] | None
     resolution_unit: int
+    tags: frozenset[int]
 
 
 class Walk:
@@ -192,6 +195,7 @@ def pages(path: Path) -> tuple[Page, ...]:
 
 def _page(walk: Walk, item: Directory) -> Page:
     x, y = walk.ratio(item, 282), walk.ratio(item, 283)
+    extra = walk.numbers(item.entries[338]).tolist()[:8] if 338 in item.entries else ()
     return Page(
         width_px=walk.number(item, 256),
         height_px=walk.number(item, 257),
@@ -202,6 +206,7 @@ def _page(walk: Walk, item: Directory) -> Page:
         samples=walk.number(item, 277, 1),
         bits=walk.number(item, 258, 1),
         sample_format=walk.number(item, 339, 1),
+        extra_samples=tuple(extra),
         subfiletype=walk.number(item, 254) or (1 if walk.number(item, 255) == 2 else 0),
         description=walk.text(item, 270),
         make=walk.text(item, 271),
@@ -210,6 +215,7 @@ def _page(walk: Walk, item: Directory) -> Page:
         ndpi=NDPI_FLAG in item.entries,
         resolution=(x, y) if x and y else None,
         resolution_unit=walk.number(item, 296, 2),
+        tags=frozenset(item.entries),
     )
 
 
