@@ -250,12 +250,12 @@ def write_jpeg_xr_czi(path: Path, pixels: RGB, level: float) -> RGB:
 APERIO = "Aperio Image Library v12.0.15"
 
 
-def write_svs(path: Path, pixels: RGB, *, profile: str = "rgb", factor: int = 4) -> Sample:
+def write_svs(path: Path, pixels: RGB, *, profile: str = "rgb") -> Sample:
     """An Aperio SVS laid out as the scanner's own: baseline, thumbnail, two more levels, label, macro.
 
     ``profile`` "rgb" is JPEG without colour transform, "ycc" is YCbCr 4:2:0.
     """
-    levels = [pixels, halved(pixels, factor), halved(pixels, factor * factor)]
+    levels = [pixels, halved(pixels, 4), halved(pixels, 16)]
     label, macro = label_picture(), macro_picture(pixels)
     height, width = pixels.shape[:2]
     size = f"{width}x{height}"
@@ -264,10 +264,12 @@ def write_svs(path: Path, pixels: RGB, *, profile: str = "rgb", factor: int = 4)
     codec = f"JPEG/{profile.upper()} Q=90"
     day, time = "03/05/24", "09:08:07"
     pairs = f"|AppMag = {POWER}|Date = {day}|Time = {time}|Time Zone = GMT+00:00|MPP = {MPP_UM:.4f}|Left = 0.000000"
+    # tifffile turns RGB into YCbCr for JPEG unless told the colour space to write
     jpeg: dict[str, Any] = {"compression": "jpeg", "photometric": "rgb"}
-    jpeg["compressionargs"] = {"level": 90, "outcolorspace": "rgb"}
-    if profile == "ycc":
-        jpeg = {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2), "compressionargs": {"level": 90}}
+    if profile == "rgb":
+        jpeg["compressionargs"] = {"level": 90, "outcolorspace": "rgb"}
+    else:
+        jpeg |= {"subsampling": (2, 2), "compressionargs": {"level": 90}}
     tiled = {"tile": (TIFF_TILE_PX, TIFF_TILE_PX), **jpeg}
     per_cm = {"resolution": (10000 / MPP_UM, 10000 / MPP_UM), "resolutionunit": "CENTIMETER"}
     strip = {"rowsperstrip": small.shape[0], **jpeg}
