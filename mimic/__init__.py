@@ -49,7 +49,7 @@ def convert(path: str | Path, output: str | Path | None = None, **options: Any) 
 
 def _request(path: str | Path, output: str | Path | None, options: dict[str, Any]) -> Any:
     model, errors = _stage("model"), _stage("errors")
-    unknown = sorted(set(options) - {item for item in model.Options.__dataclass_fields__})
+    unknown = sorted(set(options) - set(model.Options.__dataclass_fields__))
     if unknown:
         raise errors.UsageError(f"there is no option {', '.join(unknown)}", remedy="See mimic.Options")
     return model.Request(Path(path), None if output is None else Path(output), model.Options(**options))

@@ -7,19 +7,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mimic import __version__, encode, pyramid, report, rules, sources, staging, stream, svs, verify
-from mimic.errors import LimitReached
-from mimic.model import Check, Picture, Plan, Progress, Report, Request, Result, Slide, Stage, Written
+from mimic import __version__, encode, pyramid, report, reread, rules, sources, staging, stream, svs, verify
+from mimic.errors import LimitReached, OutputError
+from mimic.model import Check, Picture, Plan, Progress, Report, Request, Result, Sample, Slide, Stage, Written
 from mimic.plan import plan
 from mimic.probe import probe
+from mimic.samples import SampleKeeper
 from mimic.settings import Settings
+from mimic.sources import PixelReader
 from mimic.writer import TiffWriter
-
-FRESH_BOXES = 8
-"""Samples that are read again through a reader opened anew: they catch a reader that errs the same way all along."""
 
 Watch = Callable[[Progress], None]
 
@@ -38,8 +37,9 @@ def convert(
         staging.refuse_taken(each.output, taken or {})
         staging.refuse_existing(each.output, overwrite=request.options.overwrite, inputs=slide.files)
     with closing(report.Digests(slide.files)) as digests, ExitStack() as places:
-        jobs = [_Job(each, request, settings, watch, places.enter_context(staging.staged(each.output))) for each in plans]
-        written = [job.run() for job in jobs]
+        folders = [places.enter_context(staging.staged(each.output)) for each in plans]
+        jobs = [_Job(each, folder, request, settings, watch) for each, folder in zip(plans, folders, strict=True)]
+        results = tuple(job.run() for job in jobs)
         input_sha256 = digests.result()
         for job in jobs:
             staging.publish(job.staged, job.plan.output, overwrite=request.options.overwrite)
@@ -47,7 +47,7 @@ def convert(
         schema=report.SCHEMA,
         status="converted",
         input=request.input,
-        results=tuple(written),
+        results=results,
         tools=(*sources.load(slide.source).tools(settings), *report.libraries()),
         warnings=tuple(dict.fromkeys(warning for each in plans for warning in each.warnings)),
         input_sha256=input_sha256,
@@ -66,44 +66,48 @@ class _Job:
     """One output in the making, in its private ``folder`` beside its final place."""
 
     plan: Plan
+    folder: Path
     request: Request
     settings: Settings
     watch: Watch
-    folder: Path
-    stages: list[Stage] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def staged(self) -> Path:
         return self.folder / staging.STAGED_NAME
 
     def run(self) -> Result:
-        """Write the slide, prove it, and tell."""
-        started = time.monotonic()
-        keeper = verify.SampleKeeper(self.plan.levels[0].width_px, self.plan.levels[0].height_px, self.plan.tile_px)
-        with self._stage("convert"):
-            written = self._write(keeper, started)
-        with self._stage("verify"):
-            checks = self._verify(keeper)
+        """Write the slide, prove it, and tell. Raises OutputError under the final name, not the staged one."""
+        size = self.plan.levels[0]
+        keeper = SampleKeeper(size.width_px, size.height_px, self.plan.tile_px)
+        try:
+            written = self._write(keeper)
+        except OutputError as error:
+            raise OutputError(error.message, self.plan.output, error.remedy) from error
+        converted = time.monotonic()
+        checks = self._verify(keeper.samples())
         verify.raise_if_failed(checks, self.plan.output)
-        renamed = Written(self.plan.output, written.bytes, written.sha256, written.tiles, written.bigtiff)
-        return Result(self.plan, renamed, checks, tuple(self.stages))
+        verified = time.monotonic()
+        stages = (Stage("convert", converted - self.started), Stage("verify", verified - converted))
+        return Result(self.plan, replace(written, path=self.plan.output), checks, stages)
 
-    def _write(self, keeper: verify.SampleKeeper, started: float) -> Written:
+    def _tick(self, progress: Progress) -> None:
         deadline_s = self.request.options.deadline_s
+        if deadline_s is not None and time.monotonic() - self.started > deadline_s:
+            raise LimitReached(f"not done within {deadline_s:g} s", self.plan.slide.path, "Raise the deadline")
+        self.watch(progress)
 
-        def watch(progress: Progress) -> None:
-            if deadline_s is not None and time.monotonic() - started > deadline_s:
-                raise LimitReached(f"not done within {deadline_s:g} s", self.plan.slide.path, "Raise the deadline")
-            self.watch(progress)
-
-        with closing(TiffWriter(self.staged)) as writer:
-            with self._reader(self.plan.image_index) as reader:
-                smallest = stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=watch)
-            thumbnail = pyramid.thumbnail(smallest, self.plan.thumbnail_px)
-            writer.add_strip("thumbnail", encode.strip(thumbnail, self.plan))
-            for picture in self.plan.pictures:
+    def _write(self, keeper: SampleKeeper) -> Written:
+        plan = self.plan
+        tables = encode.jpeg_tables(plan.quality) if plan.profile == "rgb" else None
+        with TiffWriter(self.staged) as writer:
+            with self._reader(plan.image_index) as reader:
+                smallest = stream.write_levels(plan, reader, writer, keeper=keeper, watch=self._tick)
+            thumbnail = pyramid.thumbnail(smallest, plan.thumbnail_px)
+            writer.add_strip("thumbnail", encode.jpeg(thumbnail, quality=plan.quality, profile=plan.profile))
+            for picture in plan.pictures:
                 writer.add_strip(picture.role, self._picture(picture))
-            return writer.finish(svs.pages(self.plan, version=__version__))
+            return writer.finish(svs.pages(plan, version=__version__, jpeg_tables=tables))
 
     def _picture(self, picture: Picture) -> bytes:
         with self._reader(picture.image_index) as reader:
@@ -113,7 +117,7 @@ class _Job:
         return encode.jpeg(pixels, quality=self.plan.quality, profile=self.plan.profile)
 
     @contextmanager
-    def _reader(self, image_index: int) -> Iterator[sources.PixelReader]:
+    def _reader(self, image_index: int) -> Iterator[PixelReader]:
         slide = self.plan.slide
         image = next(image for image in slide.images if image.index == image_index)
         scratch = self.request.options.scratch or self.settings.scratch or self.folder
@@ -124,13 +128,14 @@ class _Job:
             with closing(opened) as reader:
                 yield reader
 
-    def _verify(self, keeper: verify.SampleKeeper) -> tuple[Check, ...]:
-        structure = rules.structure(self.staged)
-        ...
-        return structure
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.stages.append(Stage(name, round(time.monotonic() - started, 3)))
+    def _verify(self, samples: tuple[Sample, ...]) -> tuple[Check, ...]:
+        plan = self.plan
+        structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick)
+        seen = verify.readers(self.staged, plan)
+        caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)
+        with self._reader(plan.image_index) as reader:
+            again: tuple[Check, ...] = (reread.sample(reader, samples),)
+        if plan.verify == "full":
+            with self._reader(plan.image_index) as reader:
+                again += reread.everything(self.staged, plan, reader, watch=self._tick)
+        return (*structure, *seen, *caught, *again)

@@ -42,12 +42,12 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterat
 
 
 def _attempt(request: Request, settings: Settings, watch: Watch, made: dict[Path, Path]) -> Report:
-    """``convert`` with every failure turned into a report: the edge of the library."""
+    """``convert`` with every failure turned into a report: the edge, where one slide's bug must not stop the rest."""
     try:
         return convert(request, settings, lambda progress: watch(request, progress), taken=made)
     except MimicError as error:
         return failed(request, error)
-    except Exception as error:  # noqa: BLE001 - the edge: one slide's bug must not stop the rest
+    except Exception as error:
         log.exception("a bug in mimic")
         text = f"a bug in mimic: {type(error).__name__}: {error}"
         return failed(request, InternalError(text, request.input, "Please report it, with the --log-file"))
@@ -57,4 +57,3 @@ def failed(request: Request, error: MimicError) -> Report:
     """The report of a failure."""
     log.info("%s", error)
     return Report(report.SCHEMA, "failed", request.input, error=str(error), exit_code=error.exit_code)
-

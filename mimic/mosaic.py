@@ -52,7 +52,8 @@ class Mosaic:
     def _within(self, box: Box) -> NDArray[np.int64]:
         x, y, width, height = self._blocks[:, :4].T
         right, lower = box.x_px + box.width_px, box.y_px + box.height_px
-        return self._blocks[(x < right) & (y < lower) & (x + width > box.x_px) & (y + height > box.y_px)]
+        touched = (x < right) & (y < lower) & (x + width > box.x_px) & (y + height > box.y_px)
+        return np.asarray(self._blocks[touched], np.int64)
 
     def _refuse_black(self, part: Pixels, x: int, y: int) -> None:
         if part.shape[0] * part.shape[1] >= BLACK_MIN_PX and not part.any():

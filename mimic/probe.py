@@ -11,8 +11,12 @@ from mimic.model import Slide
 from mimic.settings import Settings
 
 SUFFIXES = frozenset(
-    ".czi .svs .ndpi .ndpis .vsi .mrxs .scn .bif .dcm .dicom .tif .tiff .btf .tf2 .tf8 .qptiff .lif .lof .nd2 .oib "
-    ".oif .zvi .lsm .vms .vmu .afi .ims .dv .stk .png .jpg .jpeg .jpe .jp2 .j2k .webp .bmp".split()
+    f".{name}"
+    for name in (
+        *("czi", "svs", "ndpi", "ndpis", "vsi", "mrxs", "scn", "bif", "dcm", "dicom", "qptiff", "vms", "vmu", "afi"),
+        *("tif", "tiff", "btf", "tf2", "tf8", "lif", "lof", "nd2", "oib", "oif", "zvi", "lsm", "ims", "dv", "stk"),
+        *("png", "jpg", "jpeg", "jpe", "jp2", "j2k", "webp", "bmp"),
+    )
 )
 """Endings that a folder is searched for; a file that is named is tried whatever its ending."""
 DICOM_MAGIC_AT = 128
@@ -32,7 +36,7 @@ def probe(path: Path, settings: Settings, *, source: str | None = None) -> Slide
 
 
 def find_slides(folder: Path) -> Iterator[Path]:
-    """Files below ``folder`` that may be slides, by ending or DICOM magic, in sorted order; hidden ones are left out."""
+    """Files below ``folder`` that may be slides, by ending or DICOM magic, sorted; hidden ones are left out."""
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
             continue

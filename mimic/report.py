@@ -27,16 +27,16 @@ LIBRARIES = ("numpy", "imagecodecs", "tifffile", "openslide-python", "openslide-
 
 def to_json(value: object) -> str:
     """Any of the model's types as indented JSON; paths become strings, dates ISO texts, unknown is null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Path):
         return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if isinstance(value, datetime):

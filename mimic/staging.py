@@ -1,7 +1,7 @@
 """A place beside the output where it is made, and the moment when it gets its name.
 
-    staged --verified, fsynced--> published
-    staged --any failure-------> gone, an earlier output untouched
+staged --verified, fsynced--> published
+staged --any failure-------> gone, an earlier output untouched
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from mimic import encode
 from mimic.errors import MimicError
 from mimic.model import Box, CodedTile, Pixels, Plan, Progress
 from mimic.pyramid import Pyramid, TilePixels
+from mimic.samples import SampleKeeper
 from mimic.sources import PixelReader
-from mimic.verify import SampleKeeper
 from mimic.writer import TiffWriter
 
 TILES_AHEAD = 256
@@ -24,9 +24,7 @@ TILES_AHEAD = 256
 Watch = Callable[[Progress], None]
 
 
-def write_levels(
-    plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper: SampleKeeper, watch: Watch
-) -> Pixels:
+def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper: SampleKeeper, watch: Watch) -> Pixels:
     """Write all tiles of all levels and return the smallest level whole, for the thumbnail.
 
     ``keeper`` is offered every level-0 tile. Raises what ``reader`` and ``writer`` raise; no thread outlives the call.

@@ -146,9 +146,11 @@ class Server:
         log.debug("bio-formats process ended with %s: %s", code, said)
         if code == OUT_OF_MEMORY or "OutOfMemoryError" in said:
             return ToolFailed("Bio-Formats ran out of memory", remedy="Set MIMIC_HEAP_MB to more, e.g. 2000")
-        last = next((line for line in reversed(said.splitlines()) if line.strip()), "no message")
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return ToolFailed(f"the Bio-Formats process died ({how}): {last[:200]}", remedy="Run 'mimic doctor'")
+        if code is not None and code < 0:
+            text = f"Bio-Formats crashed (signal {-code}), as its native codecs do on damaged data"
+            return ToolFailed(text, remedy="Copy the file again from where it was made; 'mimic doctor' tests the tools")
+        last = next((line for line in reversed(said.splitlines()) if line.strip(" #")), "no message")
+        return ToolFailed(f"the Bio-Formats process ended ({code}): {last[:200]}", remedy="Run 'mimic doctor'")
 
     def close(self) -> None:
         """Kill the child with its group and remove its private folder. Every waiting request fails."""

@@ -93,6 +93,7 @@ def java_flags(java: Path, *, tmp: Path, heap_mb: int, cpus: int) -> list[str]:
     flags = [
         f"-Xmx{heap_mb}m",
         "-XX:+ExitOnOutOfMemoryError",  # exit code 3 instead of a half-dead reader
+        "-XX:-CreateCoredumpOnCrash",
         "-XX:-UsePerfData",
         "-XX:+UseSerialGC" if cpus <= 2 else "-XX:+UseParallelGC",  # boxes are short-lived large arrays
         f"-XX:ActiveProcessorCount={cpus}",

@@ -195,10 +195,8 @@ class Reader:
         self._shared.close()
 
 
-def open(  # noqa: A001 - the protocol's name
-    slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path
-) -> Reader:  # noqa: ARG001
-    """A reader of ``image`` with as many Java readers as threads."""
+def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path) -> Reader:  # noqa: ARG001
+    """A reader of ``image`` with as many Java readers as threads; it needs no ``scratch``."""
     return Reader(slide, image, threads=threads, settings=settings)
 
 

@@ -1,0 +1,65 @@
+"""What mimic needs, what of it is here, and how to get the rest. Everything is really started, not looked up."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from mimic import report, sources
+from mimic.errors import MimicError, ToolMissing
+from mimic.model import Tool
+from mimic.programs import jvm
+from mimic.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One tool. ``exit_code`` is 0 when it works, or when mimic can do without it; ``remedy`` is empty then."""
+
+    name: str
+    works: bool
+    version: str | None
+    path: str | None
+    use: str
+    remedy: str = ""
+    exit_code: int = 0
+
+
+def examine(settings: Settings) -> tuple[Finding, ...]:
+    """Java and Bio-Formats (a JVM is started), libvips, OpenSlide, tiffcp."""
+    found = [
+        *_of_source("bioformats", settings, "reads microscopes' formats"),
+        *_of_source("vips", settings, "reads PNG, JPEG, TIFF and other pictures"),
+        *(_of_library(tool) for tool in report.libraries()),
+        _tiffcp(settings),
+        _bftools(settings),
+    ]
+    return tuple(found)
+
+
+def _of_source(name: str, settings: Settings, use: str) -> list[Finding]:
+    try:
+        tools = sources.load(name).tools(settings)
+    except MimicError as error:
+        return [Finding(name, False, None, None, use, str(error), error.exit_code)]
+    except (ImportError, OSError) as error:  # a library whose shared objects do not load
+        return [Finding(name, False, None, None, use, f"{error}. Install mimic again with pip", ToolMissing.exit_code)]
+    return [Finding(tool.name, True, tool.version, tool.path, use) for tool in tools]
+
+
+def _of_library(tool: Tool) -> Finding:
+    works = tool.version is not None
+    remedy = "" if works else f"Run 'pip install {tool.name}'"
+    return Finding(tool.name, works, tool.version, tool.path, "", remedy, 0 if works else ToolMissing.exit_code)
+
+
+def _tiffcp(settings: Settings) -> Finding:
+    path = shutil.which("tiffcp", path=settings.path)
+    remedy = "" if path else "Only --source bfconvert may need it: on Debian and Ubuntu, 'apt install libtiff-tools'"
+    return Finding("tiffcp", path is not None, None, path, "optional: makes bfconvert's TIFF contiguous", remedy)
+
+
+def _bftools(settings: Settings) -> Finding:
+    folder = jvm.find_bftools(settings)
+    where = str(folder) if folder else "the bundled jar"
+    return Finding("bfconvert", True, None, where, "optional: --source bfconvert")
