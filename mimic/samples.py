@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from mimic.model import Box, Pixels, Sample
 
 STRIDE = 8
@@ -49,7 +47,7 @@ class SampleKeeper:
 
     def _content(self, pixels: Pixels) -> float:
         """Standard deviation over the tile, less for the slivers at the edges: they prove little."""
-        part = min(1.0, pixels.shape[0] * pixels.shape[1] / self.tile_px**2)
+        part: float = min(1.0, pixels.shape[0] * pixels.shape[1] / self.tile_px**2)
         few = pixels[::STRIDE, ::STRIDE].reshape(-1, 3)
         return float(few.std(0).sum()) * part
 
