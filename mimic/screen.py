@@ -188,7 +188,7 @@ def summary(reports: Sequence[Report]) -> None:
     """The table at the end of a run over several slides."""
     table = Table(title=f"{len(reports)} slides")
     for heading in ("slide", "status", "exit code", "outputs", "seconds"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     colours = {"converted": "green", "skipped": "yellow", "failed": "red"}
     for report in reports:
         names = ", ".join(escape(shown(path.name)) for path in report.outputs)
@@ -207,7 +207,7 @@ def slide_facts(slide: Slide) -> None:
     out.print(f"{escape(shown(slide.path))}: {escape(slide.format)}{files}{escape(scanner)}, read by {slide.source}")
     table = Table()
     for heading in ("image", "role", "name", "size (px)", "levels", "pixels", "scale (um/px)", "objective", "acquired"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for image in slide.images:
         table.add_row(*(escape(shown(cell)) for cell in image_cells(image)))
     out.print(table)
@@ -253,7 +253,7 @@ def checks(path: Path, results: Sequence[Check]) -> None:
     """A row a rule."""
     table = Table(title=escape(shown(path)))
     for heading in ("rule", "result", "measured", "expected"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for check in results:
         verdict = "[green]ok[/]" if check.passed else "[red]BROKEN[/]" if check.must else "[yellow]weak[/]"
         table.add_row(*(escape(shown(cell)) for cell in (check.name,)), verdict, *_cells(check))
@@ -267,7 +267,7 @@ def findings(results: Sequence[Finding]) -> None:
     """A row a tool, and what to do about each that is missing."""
     table = Table()
     for heading in ("tool", "", "version", "where", "for"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for each in results:
         verdict = "[green]ok[/]" if each.works else "[red]MISSING[/]" if each.exit_code else "[yellow]absent[/]"
         table.add_row(each.name, verdict, each.version or "", escape(shown(each.path or "")), each.use)

@@ -239,8 +239,9 @@ _running: list[Server] = []
 _guard = threading.Lock()
 
 
-def server(settings: Settings, threads: int) -> Server:
+def server(settings: Settings, threads: int = 1) -> Server:
     """The process's child, started when there is none alive with these settings and at least as many threads."""
+    threads = max(threads, os.cpu_count() or 1)  # so that a probe's child serves the conversion too
     with _guard:
         for child in list(_running):
             if child.alive and child.settings == settings and child.threads >= threads:

@@ -40,7 +40,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     """
     path = path.absolute()
     facts = structure.check(path)
-    answer = bfclient.server(settings, 1).ask("probe", path, file=str(path))
+    answer = bfclient.server(settings).ask("probe", path, file=str(path))
     found = answer.result
     document = ome.parse(found["xml"], path)
     if len(document.images) != len(found["series"]):
@@ -240,6 +240,6 @@ def grid(size: Level, box_px: tuple[int, int]) -> list[Box]:
 
 def tools(settings: Settings) -> tuple[Tool, ...]:
     """Java and Bio-Formats, as they name themselves in the running child."""
-    hello = bfclient.server(settings, 1).ask("hello").result
+    hello = bfclient.server(settings).ask("hello").result
     java, jar = jvm.find_java(settings), jvm.find_bioformats(settings)
     return Tool("Java", hello["java"], str(java)), Tool("Bio-Formats", hello["bioformats"], str(jar))
