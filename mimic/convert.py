@@ -7,11 +7,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mimic import __version__, encode, pyramid, report, reread, rules, sources, staging, stream, svs, verify
-from mimic.errors import LimitReached, OutputError
+from mimic.errors import BadInput, LimitReached, OutputError, VerificationFailed
 from mimic.model import Check, Picture, Plan, Progress, Report, Request, Result, Sample, Slide, Stage, Written
 from mimic.plan import plan
 from mimic.probe import probe
@@ -57,8 +57,14 @@ def convert(
 
 def plan_slide(slide: Slide, request: Request) -> tuple[Plan, ...]:
     """Plans for ``request``, with as many threads as this machine has cores unless it says otherwise."""
-    threads = request.options.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    return plan(slide, request.options, output=request.output, threads=threads or os.cpu_count() or 1)
+    return plan(slide, request.options, output=request.output, threads=request.options.threads or _cores())
+
+
+def _cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass
@@ -70,25 +76,31 @@ class _Job:
     request: Request
     settings: Settings
     watch: Watch
-    started: float = field(default_factory=time.monotonic)
+    started: float = 0.0
 
     @property
     def staged(self) -> Path:
         return self.folder / staging.STAGED_NAME
 
     def run(self) -> Result:
-        """Write the slide, prove it, and tell. Raises OutputError under the final name, not the staged one."""
+        """Write the slide, prove it, and tell. Errors name the final output, not the staged file."""
+        self.started = time.monotonic()
         size = self.plan.levels[0]
         keeper = SampleKeeper(size.width_px, size.height_px, self.plan.tile_px)
         try:
             written = self._write(keeper)
-        except OutputError as error:
-            raise OutputError(error.message, self.plan.output, error.remedy) from error
-        converted = time.monotonic()
-        checks = self._verify(keeper.samples())
+            converted = time.monotonic()
+            checks = self._verify(keeper.samples())
+        except (BadInput, OutputError) as error:
+            if error.path != self.staged:
+                raise
+            kind = VerificationFailed if isinstance(error, BadInput) else OutputError
+            raise kind(error.message, self.plan.output, error.remedy) from error
         verify.raise_if_failed(checks, self.plan.output)
-        verified = time.monotonic()
-        stages = (Stage("convert", converted - self.started), Stage("verify", verified - converted))
+        stages = (
+            Stage("convert", round(converted - self.started, 3)),
+            Stage("verify", round(time.monotonic() - converted, 3)),
+        )
         return Result(self.plan, replace(written, path=self.plan.output), checks, stages)
 
     def _tick(self, progress: Progress) -> None:
