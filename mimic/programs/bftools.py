@@ -95,11 +95,12 @@ def parse_core(text: str) -> Core:
 
 
 def tile_px(size_px: int) -> int:
-    """Tile edge for an image edge: a multiple of 16 as TIFF demands, within the image where that is possible.
+    """Tile edge for an image edge: a multiple of 16 as TIFF demands, smaller than the image where that is possible.
 
-    tiffcp 4.5 refuses a planar file whose tile is wider than the picture.
+    bfconvert 7.3.1 dies half-way when tiles are exactly as wide as the picture but not as high (1280 x 416 in
+    1280 x 431), and tiffcp 4.5.0 refuses a planar file whose tiles are wider.
     """
-    return max(min(TILE_PX, size_px // 16 * 16), 16)
+    return max(min(TILE_PX, (size_px - 1) // 16 * 16), 16)
 
 
 def bfconvert(

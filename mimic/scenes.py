@@ -1,0 +1,40 @@
+"""A CZI's own directory against what Bio-Formats says of it: sizes, and which blocks make up a scene. Pure."""
+
+from __future__ import annotations
+
+from mimic.errors import BadInput
+from mimic.model import Image, Slide
+from mimic.mosaic import Mosaic
+from mimic.structure import CziFacts
+
+REMEDY = "It would give a wrong slide: save it again from its own software"
+
+
+def compare(slide: Slide, czi: CziFacts) -> tuple[str, ...]:
+    """Check every scan's size: Bio-Formats halves a CZI whose pyramid is flagged type 1, and the file's word counts.
+
+    Returns warnings about places that were never scanned; raises BadInput with both sizes.
+    """
+    scans = slide.scans()
+    if len(czi.scenes) != len(scans):
+        message = f"its own directory has {len(czi.scenes)} scenes, Bio-Formats finds {len(scans)}"
+        raise BadInput(message, slide.path, REMEDY)
+    warnings = []
+    for scan, scene in zip(scans, czi.scenes, strict=True):
+        theirs = f"{scan.levels[0].width_px} x {scan.levels[0].height_px} px"
+        own = f"{scene.width_px} x {scene.height_px} px"
+        if theirs != own:
+            message = f"its own directory says {own} for image {scan.index}, Bio-Formats says {theirs}"
+            raise BadInput(message, slide.path, REMEDY)
+        if scene.covered_px is not None and not scene.covered:
+            bare = 1 - scene.covered_px / (scene.width_px * scene.height_px)
+            warnings.append(f"{bare:.1%} of image {scan.index} was not scanned and is written white")
+    return tuple(warnings)
+
+
+def mosaic_of(slide: Slide, image: Image, czi: CziFacts) -> Mosaic | None:
+    """The blocks of a CZI's scan image; None for its label and macro, which are attachments."""
+    scans = slide.scans()
+    if image not in scans:
+        return None
+    return Mosaic(czi, czi.scenes[scans.index(image)], slide.path)
