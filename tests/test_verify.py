@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import random
 from collections.abc import Callable
@@ -137,7 +138,7 @@ def box_kinds() -> dict[str, Pixels]:
 
 
 @pytest.mark.parametrize("profile", ["ycc", "rgb"])
-@pytest.mark.parametrize("quality", [10, 30, 50, 80, 95, 100])
+@pytest.mark.parametrize("quality", [10, 50, 80, 100])
 def test_hard_content_coded_well_passes(tmp_path: Path, quality: int, profile: Profile) -> None:
     pixels = np.hstack([np.vstack([box, histology(TILE, TILE)]) for box in box_kinds().values()])
     size = pixels.shape[1], pixels.shape[0]
@@ -297,8 +298,6 @@ def test_correct_slide_of_tifffile(tmp_path: Path) -> None:
 
 
 def changed_plan(plan: Plan, **changes: object) -> Plan:
-    import dataclasses
-
     return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
 
 
@@ -349,7 +348,7 @@ def test_first_three_broken_rules_are_named() -> None:
     verify.raise_if_failed(checks[:3], Path("a.svs"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 70), st.integers(0, 2**32))
 def test_keeper_keeps_enough_in_any_order(width: int, height: int, count: int, seed: int) -> None:
     tile, rng = 16, random.Random(seed)
