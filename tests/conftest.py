@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -128,6 +129,8 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     base = tmp_path_factory.getbasetemp()
     running, folders = children(), staging(base)
     yield
+    if client := sys.modules.get("mimic.programs.bfclient"):
+        client.shutdown()  # one JVM serves the whole process, by design
     _, alive = psutil.wait_procs(children() - running, timeout=GRACE_S)
     left = [f"process {process.pid}: {' '.join(process.cmdline())[:200]}" for process in alive if process.is_running()]
     left += [f"folder {path}" for path in staging(base) - folders]

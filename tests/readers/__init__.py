@@ -20,8 +20,8 @@ BOX = (1333, 777, 320, 256)
 class Seen:
     """What one reader sees. None: it has no such notion.
 
-    ``recognised`` is the format's name in the reader's own words, ``pixels`` are those of BOX, ``pictures`` the label
-    and macro with their sizes or pixels, ``levels`` the sizes of the pyramid, largest first.
+    ``recognised`` is the format's name in the reader's own words, ``pixels`` are those of BOX, ``levels`` the sizes of
+    the pyramid, largest first. ``names`` are those of the associated images, ``pictures`` the ones it can load.
     """
 
     reader: str
@@ -31,7 +31,7 @@ class Seen:
     levels: tuple[Size, ...] | None = None
     mpp_um: tuple[float, float] | None = None
     power: float | None = None
-    associated: Mapping[str, Size] | None = None
+    names: tuple[str, ...] | None = None
     pictures: Mapping[str, RGB] = field(default_factory=dict)
 
 

@@ -22,13 +22,12 @@ from cucim import CuImage
 import cucim
 path, (x, y, width, height) = sys.argv[1], json.loads(sys.argv[2])
 slide = CuImage(path)
-pictures = {name: np.asarray(slide.associated_image(name)).tolist() for name in ("label", "macro")}
+pictures = {name: np.asarray(slide.associated_image(name)).tolist() for name in slide.associated_images}
 print(json.dumps({
     "version": cucim.__version__,
     "levels": slide.resolutions["level_dimensions"],
     "spacing": slide.spacing("XY"), "unit": slide.spacing_units("XY"),
     "kinds": list(slide.metadata), "aperio": slide.metadata.get("aperio", {}),
-    "names": sorted(slide.associated_images),
     "pixels": np.asarray(slide.read_region((x, y), (width, height), 0)).tolist(),
     "pictures": pictures,
 }))
@@ -51,7 +50,7 @@ def see_openslide(path: Path) -> Seen:
             levels=slide.level_dimensions,
             mpp_um=(float(slide.properties["openslide.mpp-x"]), float(slide.properties["openslide.mpp-y"])),
             power=float(slide.properties["openslide.objective-power"]),
-            associated={name: image.size for name, image in slide.associated_images.items()},
+            names=tuple(sorted(pictures)),
             pixels=rgb(np.asarray(slide.read_region((X, Y), 0, (WIDTH, HEIGHT)))),
             pictures=pictures,
         )
@@ -70,7 +69,7 @@ def see_tifffile(path: Path) -> Seen:
             levels=tuple(level.shape[1::-1] for level in series["baseline"].levels),
             mpp_um=(text["MPP"], text["MPP"]),
             power=text["AppMag"],
-            associated={name: image.shape[1::-1] for name, image in others.items()},
+            names=tuple(sorted(others)),
             pixels=cut(series["baseline"].asarray()),
             pictures=others,
         )
@@ -87,7 +86,7 @@ def see_tiffslide(path: Path) -> Seen:
             levels=slide.level_dimensions,
             mpp_um=(slide.properties["tiffslide.mpp-x"], slide.properties["tiffslide.mpp-y"]),
             power=float(slide.properties["tiffslide.objective-power"]),
-            associated={name: image.shape[1::-1] for name, image in pictures.items()},
+            names=tuple(sorted(pictures)),
             pixels=rgb(np.asarray(slide.read_region((X, Y), 0, (WIDTH, HEIGHT)))),
             pictures=pictures,
         )
@@ -114,11 +113,7 @@ def see_opentile(path: Path) -> Seen:
             levels=tuple((level.image_size.width, level.image_size.height) for level in slide.levels),
             mpp_um=(base.mpp.width, base.mpp.height),
             power=slide.metadata.magnification,
-            associated={
-                name: (images[0].image_size.width, images[0].image_size.height)
-                for name, images in singles.items()
-                if len(images) == 1
-            },
+            names=tuple(sorted(name for name, images in singles.items() if len(images) == 1)),
             pixels=patch[top : top + HEIGHT, left : left + WIDTH],
             pictures={name: images[0].get_decoded_tile((0, 0)) for name, images in singles.items() if images},
         )
@@ -138,7 +133,7 @@ def see_slideio(path: Path) -> Seen:
         levels=tuple((zoom.width, zoom.height) for zoom in zooms),
         mpp_um=(scene.resolution[0] * 1e6, scene.resolution[1] * 1e6),
         power=scene.magnification,
-        associated={name: image.shape[1::-1] for name, image in pictures.items()},
+        names=tuple(sorted(pictures)),
         pixels=scene.read_block(BOX, (WIDTH, HEIGHT)),
         pictures=pictures,
     )
@@ -159,7 +154,7 @@ def see_large_image(path: Path) -> Seen:
         size=(about["sizeX"], about["sizeY"]),
         mpp_um=(about["mm_x"] * 1000, about["mm_y"] * 1000),
         power=about["magnification"],
-        associated={name: image.shape[1::-1] for name, image in pictures.items()},
+        names=tuple(sorted(pictures)),
         pixels=rgb(pixels),
         pictures=pictures,
     )
@@ -192,7 +187,7 @@ def _cucim(path: Path, library: Path | None) -> Seen:
         levels=tuple(tuple(level) for level in seen["levels"]),
         mpp_um=(seen["spacing"][0], seen["spacing"][1]),
         power=float(seen["aperio"]["AppMag"]),
-        associated={name: image.shape[1::-1] for name, image in pictures.items()},
+        names=tuple(sorted(pictures)),
         pixels=rgb(np.asarray(seen["pixels"], np.uint8)),
         pictures=pictures,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,28 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.C
     )
 
 
+OPENSLIDE_SCRIPT = """
+import ctypes, sys
+import numpy as np
+from pathlib import Path
+
+lib = ctypes.CDLL("libopenslide.so.0")
+lib.openslide_open.restype = ctypes.c_void_p
+lib.openslide_get_associated_image_names.restype = ctypes.POINTER(ctypes.c_char_p)
+slide = ctypes.c_void_p(lib.openslide_open(sys.argv[1].encode()))
+names = lib.openslide_get_associated_image_names(slide)
+count = 0
+while names[count]:
+    name, width, height = names[count], ctypes.c_int64(), ctypes.c_int64()
+    count += 1
+    lib.openslide_get_associated_image_dimensions(slide, name, ctypes.byref(width), ctypes.byref(height))
+    bgra = np.zeros((height.value, width.value, 4), np.uint8)
+    lib.openslide_read_associated_image(slide, name, bgra.ctypes.data_as(ctypes.c_void_p))
+    np.save(Path(sys.argv[2], name.decode()), np.ascontiguousarray(bgra[..., 2::-1]))
+"""
+"""In a process of its own: this one holds another OpenSlide already."""
+
+
 def picture(path: Path) -> RGB:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
@@ -48,8 +72,8 @@ def properties(text: str) -> dict[str, str]:
     return {name: value.strip("'") for name, value in re.findall(r"^([\w.\[\]-]+): (.*)$", text, re.MULTILINE)}
 
 
-def openslide_facts(reader: str, found: dict[str, str], pixels: RGB, names: list[str]) -> Seen:
-    """What OpenSlide's properties say, whoever printed them; it tells names of pictures, not their sizes."""
+def openslide_facts(reader: str, found: dict[str, str], pixels: RGB, pictures: dict[str, RGB]) -> Seen:
+    """What OpenSlide's properties say, whoever printed them."""
     levels = tuple(
         (int(found[f"openslide.level[{n}].width"]), int(found[f"openslide.level[{n}].height"]))
         for n in range(int(found["openslide.level-count"]))
@@ -61,57 +85,61 @@ def openslide_facts(reader: str, found: dict[str, str], pixels: RGB, names: list
         levels=levels,
         mpp_um=(float(found["openslide.mpp-x"]), float(found["openslide.mpp-y"])),
         power=float(found["openslide.objective-power"]),
-        associated=dict.fromkeys(names, (0, 0)),
+        names=tuple(sorted(pictures)),
         pixels=pixels,
+        pictures=pictures,
     )
 
 
 def see_openslide_tools(path: Path) -> Seen:
-    """Debian's OpenSlide 3.4.1, the one most servers still run. Its tools do not list the pictures: vips does."""
+    """Debian's OpenSlide 3.4.1, still in wide use. Its tools do not list the pictures; its library does."""
     shown = run(program("openslide-show-properties"), path)
-    version = run(program("openslide-show-properties"), "--version").stdout.split()[1].rstrip(",")
+    about = run(program("openslide-show-properties"), "--version")
+    version = (about.stdout + about.stderr).split()[1].rstrip(",")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "box.png")
         run(program("openslide-write-png"), path, str(X), str(Y), "0", str(WIDTH), str(HEIGHT), out)
         pixels = picture(out)
-    return openslide_facts(f"OpenSlide {version} (Debian)", properties(shown.stdout), pixels, [])
+        run(sys.executable, "-c", OPENSLIDE_SCRIPT, path, folder)
+        pictures = {found.stem: np.load(found) for found in Path(folder).glob("*.npy")}
+    return openslide_facts(f"OpenSlide {version} (Debian)", properties(shown.stdout), pixels, pictures)
 
 
 def see_vips(path: Path) -> Seen:
-    """Debian's libvips, which loads Aperio through its OpenSlide."""
+    """Debian's libvips, which loads Aperio through OpenSlide 3.4.1.
+
+    It lists the pictures but cannot load one: 8.14.1 dies of a segmentation fault on a scanner's own slides too.
+    """
     vips = program("vips")
     shown = properties(run(program("vipsheader"), "-a", path).stdout)
-    names = shown["slide-associated-images"].split(", ")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "box.png")
         run(vips, "crop", path, out, str(X), str(Y), str(WIDTH), str(HEIGHT))
-        pixels, pictures = picture(out), {}
-        for name in names:
-            run(vips, "openslideload", path, out, "--associated", name)
-            pictures[name] = picture(out)
+        pixels = picture(out)
     version = run(vips, "--version").stdout.strip().removeprefix("vips-").split()[0].split("-")[0]
-    seen = openslide_facts(f"libvips {version} (Debian), {shown['vips-loader']}", shown, pixels, names)
-    sizes = {name: image.shape[1::-1] for name, image in pictures.items()}
-    return Seen(seen.reader, seen.size, pixels, seen.recognised, seen.levels, seen.mpp_um, seen.power, sizes, pictures)
+    seen = openslide_facts(f"libvips {version} (Debian), {shown['vips-loader']}", shown, pixels, {})
+    return replace(seen, names=tuple(shown["slide-associated-images"].split(", ")))
 
 
 def see_libtiff(path: Path) -> Seen:
-    """tiffinfo lists every directory and tiffcp copies each one decoded: neither may find a word to say about it."""
+    """tiffinfo lists every directory, tiffcp decodes each one: neither may find a word to say about it.
+
+    The pixels come from tiff2rgba, because tiffcp leaves YCbCr as it is.
+    """
     told = run(program("tiffinfo"), path)
     sizes = [(int(w), int(h)) for w, h in re.findall(r"Image Width: (\d+) Image Length: (\d+)", told.stdout)]
     density = re.findall(r"Resolution: ([\d.]+), ([\d.]+) pixels/cm", told.stdout)[0]
-    version = run_version(program("tiffcp"))
-    warnings = told.stderr
+    complaints = told.stderr
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "copy.tif")
         for page in range(len(sizes)):
-            warnings += run(program("tiffcp"), "-m", "0", "-c", "none", f"{path},{page}", out).stderr
-            if page == 0:
-                pixels = cut(_decoded(out))
-    if warnings:
-        raise ValueError(f"libtiff complains: {warnings}")
+            complaints += run(program("tiffcp"), "-m", "0", "-c", "none", f"{path},{page}", out).stderr
+        complaints += run(program("tiff2rgba"), "-c", "none", path, out).stderr
+        pixels = cut(rgb(module("tifffile").imread(out)))
+    if complaints:
+        raise ValueError(f"libtiff complains: {complaints}")
     return Seen(
-        reader=f"libtiff {version}",
+        reader=f"libtiff {libtiff_version(program('tiffcp'))}",
         size=sizes[0],
         levels=(sizes[0], *sizes[2:-2]),
         mpp_um=(10000 / float(density[0]), 10000 / float(density[1])),
@@ -119,22 +147,11 @@ def see_libtiff(path: Path) -> Seen:
     )
 
 
-def run_version(tiffcp: str) -> str:
+def libtiff_version(tiffcp: str) -> str:
     """libtiff tells its version in the help text, whose exit code differs between releases."""
     done = subprocess.run([tiffcp, "-h"], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     found = re.search(r"LIBTIFF, Version ([\d.]+)", done.stdout + done.stderr)
     return found.group(1) if found else "of unknown version"
-
-
-def _decoded(path: Path) -> RGB:
-    """libtiff's own uncompressed copy; tiffcp keeps YCbCr as YCbCr, which tifffile leaves alone."""
-    tifffile = module("tifffile")
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        pixels = page.asarray()
-        if page.photometric.name != "YCBCR":
-            return np.asarray(pixels)
-    return np.asarray(Image.fromarray(pixels, "YCbCr").convert("RGB"))
 
 
 def see_imagemagick(path: Path) -> Seen:
@@ -187,8 +204,7 @@ def see_bioformats(path: Path) -> Seen:
     images = document.findall(f"{OME}Image")
     found = [image.find(f"{OME}Pixels") for image in images]
     names = [image.get("Name") for image in images]
-    levels = re.findall(r"sizeX\[\d+\] = (\d+)\s+sizeY\[\d+\] = (\d+)", told)
-    levels = levels or list(zip(re.findall(r"sizeX\[\d+\] = (\d+)", told), _heights(path), strict=True))
+    levels = list(zip(re.findall(r"sizeX\[\d+\] = (\d+)", told), _heights(path), strict=True))
     if found[0].get("PhysicalSizeXUnit") != "\N{MICRO SIGN}m":
         raise ValueError(f"Bio-Formats gives the size in {found[0].get('PhysicalSizeXUnit')}")
     pictures = {name: (int(p.get("SizeX")), int(p.get("SizeY"))) for name, p in zip(names[1:], found[1:], strict=True)}
@@ -199,22 +215,25 @@ def see_bioformats(path: Path) -> Seen:
         levels=tuple((int(w), int(h)) for w, h in levels),
         mpp_um=(float(found[0].get("PhysicalSizeX")), float(found[0].get("PhysicalSizeY"))),
         power=float(document.find(f"{OME}Instrument/{OME}Objective").get("NominalMagnification")),
-        associated={name.removesuffix(" image"): size for name, size in pictures.items()},
-        pixels=_bioformats_pixels(path),
+        names=tuple(name.removesuffix(" image") for name in names[1:]),
+        pixels=_bioformats_pixels(path, 0, BOX),
+        pictures={
+            name.removesuffix(" image"): _bioformats_pixels(path, len(levels) + index, (0, 0, *size))
+            for index, (name, size) in enumerate(pictures.items())
+        },
     )
 
 
 def _heights(path: Path) -> list[str]:
-    """showinf prints only the widths of resolutions; without -noflat each is a series with its height."""
+    """showinf prints only the widths of resolutions; without -noflat each is a series, before label and macro."""
     flat = _java("ImageInfo", "-nopix", "-nometa", path).stdout
-    heights = re.findall(r"Height = (\d+)", flat)
-    return heights[:-2]
+    return re.findall(r"Height = (\d+)", flat)[:-2]
 
 
-def _bioformats_pixels(path: Path) -> RGB:
+def _bioformats_pixels(path: Path, series: int, box: tuple[int, int, int, int]) -> RGB:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "box.png")
-        _java("ImageConverter", "-series", "0", "-crop", f"{X},{Y},{WIDTH},{HEIGHT}", path, out)
+        _java("ImageConverter", "-series", str(series), "-crop", ",".join(map(str, box)), path, out)
         return rgb(picture(out))
 
 
