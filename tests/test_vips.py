@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from mimic.errors import BadInput, MimicError, Unsupported
+from mimic.errors import BadInput, MimicError, OutputError, Unsupported
 from mimic.model import Pixels
 from mimic.settings import Settings
 from mimic.sources import vips
@@ -88,6 +88,41 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
     level = vips.probe(path, SETTINGS).images[0].levels[0]
     assert (level.height_px, level.width_px) == expected.shape[:2]
     assert psnr(read(path), expected) > 45
+
+
+@pytest.mark.parametrize("rows", [1, 7, 43, 100, 300, 700])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_bands_need_not_fit_strips_or_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, tiled: bool
+) -> None:
+    monkeypatch.setattr(vips, "BAND_BYTES", 1)
+    path, pixels = tmp_path / "a.tif", tissue()
+    layout = {"tile": (-(-rows // 16) * 16, 64)} if tiled else {"rowsperstrip": rows}
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="lzw", **layout)
+    assert len(reader(path, tmp_path).boxes()) == (1 if tiled and rows == 700 else 2 if tiled and rows == 300 else 3)
+    assert np.array_equal(read(path), pixels)
+
+
+def test_boxes_side_by_side_decode_the_picture_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, pixels, loads = tmp_path / "a.png", tissue(), []
+    Image.fromarray(pixels).save(path)
+    opened, load = reader(path, tmp_path), vips.VipsReader._start
+    monkeypatch.setattr(vips.VipsReader, "_start", lambda self: loads.append(1) or load(self))
+    for y in range(0, 700, 100):
+        for x in range(0, 500, 100):
+            assert np.array_equal(opened.read(vips.Box(x, y, 100, 100)), pixels[y : y + 100, x : x + 100])
+    assert not loads
+    opened.read(vips.Box(0, 0, 500, 10))
+    assert loads == [1]
+
+
+def test_a_full_or_missing_scratch_is_an_output_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vips, "IN_MEMORY_BYTES", 1000)
+    path, exif = tmp_path / "a.png", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(tissue(64, 64)).save(path, exif=exif)
+    with pytest.raises(OutputError):
+        read(path, tmp_path / "missing")
 
 
 def test_a_large_turned_picture_goes_through_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +326,15 @@ def test_bands_cover_the_picture_and_can_be_read_again(tmp_path: Path, monkeypat
     second = reader(path, tmp_path)  # starts in the middle, with a box of its own
     box = vips.Box(100, 300, 64, 50)
     assert np.array_equal(second.read(box), pixels[300:350, 100:164])
+    for x, y, width, height in (
+        (0, 310, 500, 40),
+        (400, 340, 100, 60),
+        (0, 340, 90, 60),
+        (7, 390, 80, 200),
+        (0, 0, 9, 9),
+    ):
+        got = second.read(vips.Box(x, y, width, height))  # inside the rows at hand, across their end, above them
+        assert np.array_equal(got, pixels[y : y + height, x : x + width])
     second.close()
     second.close()
     with pytest.raises(ValueError, match="closed"):

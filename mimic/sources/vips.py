@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic.errors import BadInput, LimitReached, ToolMissing, Unsupported
+from mimic.errors import BadInput, OutputError, ToolMissing, Unsupported
 from mimic.model import Box, Image, Level, Pixels, Scale, Slide, Tool
 from mimic.settings import Settings
 from mimic.structure import container
@@ -70,11 +70,13 @@ def claims(path: Path) -> bool:
     kind = ordinary(path)
     if kind is None:
         return False
-    if kind in ("jp2", "bmp") and not _has_loader(kind):
+    if kind in ("jp2", "bmp"):
         try:
+            if _has_loader(kind):
+                return True
             with _pillow(path, kind) as picture:
                 return bool(picture.width * picture.height <= PILLOW_PX)
-        except BadInput:
+        except (BadInput, ToolMissing):
             return True  # to be refused with its reason
     return True
 
@@ -128,18 +130,20 @@ class VipsReader:
     """
 
     sequential = True
+    _image: Any
+    _region: Any
 
     def __init__(self, path: Path, size_px: tuple[int, int], *, threads: int, scratch: Path) -> None:
         self._path, self._scratch = path, scratch
         self._kind = _kind(path)
         self._width_px, self._height_px = size_px
-        self._next_row_px = 0
+        self._band: Pixels = np.empty((0, size_px[0], 3), np.uint8)
+        self._top_px = 0
         _vips().concurrency_set(max(1, threads))
-        self._image: Any = None
-        self._turned: Path | None = None
-        self._closed = False
+        self._tile_height_px = pages(path)[0].tile_height_px if self._kind == "tiff" else None
+        self._random = self._tile_height_px is not None or not _has_loader(self._kind)
         with _evaluating, _Border(path):
-            self._image = self._load()
+            self._start()
         if (self._image.width, self._image.height) != size_px:
             raise BadInput(
                 f"is {self._image.width} x {self._image.height} pixels now, and was {size_px[0]} x {size_px[1]}",
@@ -148,42 +152,61 @@ class VipsReader:
             )
 
     def boxes(self) -> Sequence[Box]:
-        """Bands of a multiple of 256 rows and of less than 24 MB, but of 256 rows at least."""
-        rows = max(1, BAND_BYTES // (self._width_px * 3 * BAND_ROWS_PX)) * BAND_ROWS_PX
+        """Bands of a multiple of 256 rows (or of taller tiles) below 24 MB, but of one such step at least."""
+        step = -(-min(self._tile_height_px or 1, 1024) // BAND_ROWS_PX) * BAND_ROWS_PX
+        rows = max(1, BAND_BYTES // (self._width_px * 3 * step)) * step
         return tuple(Box(0, y, self._width_px, min(rows, self._height_px - y)) for y in range(0, self._height_px, rows))
 
     def read(self, box: Box) -> Pixels:
-        """Pixels of ``box``, shape (height, width, 3). Going back up decodes the picture from its top again.
+        """Pixels of ``box``, shape (height, width, 3), not to be written to.
 
-        Raises BadInput when the picture is damaged there.
+        Rows are decoded in full and kept until others follow: many boxes side by side cost one decoding. Going back
+        up decodes the picture from its top again. Raises BadInput when the picture is damaged there.
         """
-        if self._closed:
+        if self._image is None:
             raise ValueError("the reader is closed")
+        top, bottom = box.y_px, box.y_px + box.height_px
+        known = self._top_px + len(self._band)
         with _evaluating, _Border(self._path):
-            if box.y_px < self._next_row_px and self._turned is None:
-                self._image = self._load()
-            self._next_row_px = box.y_px + box.height_px
-            band = self._image.crop(box.x_px, box.y_px, box.width_px, box.height_px)
-            pixels = np.frombuffer(band.write_to_memory(), np.uint8)
-        return pixels.reshape(box.height_px, box.width_px, 3)
+            if top < self._top_px and not self._random:
+                self._start()
+            if top < self._top_px or top >= known:
+                self._band, self._top_px = self._rows(top, bottom), top
+            elif bottom > known:
+                rest = self._rows(known, bottom)
+                self._band, self._top_px = np.concatenate((self._band[top - self._top_px :], rest)), top
+        return self._band[top - self._top_px : bottom - self._top_px, box.x_px : box.x_px + box.width_px]
+
+    def _rows(self, top: int, bottom: int) -> Pixels:
+        area = (0, top, self._width_px, bottom - top)
+        # a finished crop drops the rows that libvips keeps for what follows, and a strip that goes on below the crop
+        # would be "out of order": a region keeps them; where any order will do, a crop uses all threads
+        data = self._image.crop(*area).write_to_memory() if self._random else self._region.fetch(*area)
+        return np.frombuffer(data, np.uint8).reshape(bottom - top, self._width_px, 3)
 
     def close(self) -> None:
         """Lets the file go; scratch is the caller's to remove. May be called twice."""
-        self._image, self._closed = None, True
+        self._region = self._image = None
 
-    def _load(self) -> Any:
-        image = _rgb8(_load(self._path, self._kind), self._path)
-        if _orientation(image) == 1:
-            return image
+    def _start(self) -> None:
+        """Opens the picture at its top."""
+        image = _rgb8(_load(self._path, self._kind, random=self._random), self._path)
+        if _orientation(image) != 1:
+            self._random, image = True, self._turned(image)
+        self._image = image
+        self._region = None if self._random else _vips().Region.new(image)
+
+    def _turned(self, image: Any) -> Any:
         # a turned picture is read across its rows: once decoded, from memory or from an uncompressed file
         if image.width * image.height * 3 <= IN_MEMORY_BYTES:
             return image.copy_memory().autorot()
-        if self._turned is None:
+        try:
             handle, name = tempfile.mkstemp(suffix=".v", dir=self._scratch)
             os.close(handle)
-            self._turned = Path(name)
-            image.vipssave(os.fsencode(self._turned))
-        return _vips().Image.vipsload(os.fsencode(self._turned), access="random").autorot()
+        except OSError as error:
+            raise OutputError(f"cannot be written to: {error.strerror}", self._scratch) from error
+        image.vipssave(os.fsencode(name))
+        return _vips().Image.vipsload(os.fsencode(name), access="random").autorot()
 
 
 class _Border:
@@ -210,7 +233,7 @@ class _Border:
         elif isinstance(value, vips.Error):
             text = str(value.detail or "") or log or str(value.message)
             if "No space left" in text or ("unable to write" in text and "disc" in text):
-                raise LimitReached("the scratch folder is full", self._path, "Name another with --scratch") from value
+                raise OutputError("the scratch folder is full", self._path, "Name another with --scratch") from value
             raise _bad(self._path, text) from value
 
 
@@ -246,7 +269,7 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _load(path: Path, kind: str) -> Any:
+def _load(path: Path, kind: str, *, random: bool = False) -> Any:
     """The picture as libvips sees it, undecoded (through Pillow: decoded)."""
     if not _has_loader(kind):
         array = _pillow_pixels(path, kind)
@@ -254,7 +277,7 @@ def _load(path: Path, kind: str) -> Any:
         return _vips().Image.new_from_array(array).copy(interpretation=space)
     # a loader of its own: new_from_file would read options out of a name that ends in "]"
     loader: Callable[..., Any] = getattr(_vips().Image, LOADERS[kind])
-    return loader(os.fsencode(path), access="sequential", fail_on="error")
+    return loader(os.fsencode(path), access="random" if random else "sequential", fail_on="error")
 
 
 def _rgb8(image: Any, path: Path) -> Any:
@@ -262,12 +285,8 @@ def _rgb8(image: Any, path: Path) -> Any:
     _require_colour(image, path)
     if image.format == "ushort":
         # white is 65535, and 65535 / 257 is 255 exactly; the half rounds, for the cast cuts
-        profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
         space = {"rgb16": "srgb", "grey16": "b-w"}.get(image.interpretation, image.interpretation)
         image = image.linear(1 / 257, 0.5, uchar=True).copy(interpretation=space)
-        if profile is not None and not image.get_typeof("icc-profile-data"):
-            image = image.copy()
-            image.set_type(_vips().GValue.blob_type, "icc-profile-data", profile)
     if image.interpretation == "cmyk":
         image = image.extract_band(0, n=4) if image.bands > 4 else image
         own = image.get_typeof("icc-profile-data") != 0
