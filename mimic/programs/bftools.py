@@ -24,7 +24,7 @@ TILE_PX = 2048
 """Measured on a JPEG-XR CZI of 50 Mpx: 3.8 s, against more than 6 s in 1024 px tiles."""
 CLASSIC_MAX_BYTES = 3_900_000_000
 CPUS = 2
-TROUBLE = re.compile(r"\bException\b|\bWARN|\bError\b|[Cc]ould not|[Cc]orrupt|[Tt]runcated|unknown command flag")
+TROUBLE = re.compile(r"Exception\b|\bWARN|Error\b|[Cc]ould not|[Cc]orrupt|[Tt]runcated|unknown command flag")
 REMEDY = "Check that the file is complete: copy it again, or export it again from the scanner's software"
 
 
