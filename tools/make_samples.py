@@ -61,7 +61,7 @@ def histology(width_px: int, height_px: int) -> RGB:
     """
     from skimage import data  # costs a second, and only this needs it
 
-    tissue = data.immunohistochemistry()[..., :3]
+    tissue: RGB = data.immunohistochemistry()[..., :3]  # type: ignore[no-untyped-call]
     below, right = max(0, height_px - tissue.shape[0]), max(0, width_px - tissue.shape[1])
     quilt = np.pad(tissue, ((0, below), (0, right), (0, 0)), mode="symmetric")[:height_px, :width_px]
     rows, columns = np.ogrid[:height_px, :width_px]
@@ -87,7 +87,7 @@ def macro_picture(scan: RGB) -> RGB:
     return np.asarray(image)
 
 
-def halved(pixels: RGB, factor: int) -> RGB:
+def reduced(pixels: RGB, factor: int) -> RGB:
     """``pixels`` made ``factor`` times smaller by area averaging, to floor(W/f) x floor(H/f)."""
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
     blocks = pixels[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
@@ -248,14 +248,18 @@ def write_jpeg_xr_czi(path: Path, pixels: RGB, level: float) -> RGB:
 # --- TIFF family -------------------------------------------------------------------------------------------------
 
 APERIO = "Aperio Image Library v12.0.15"
+SMALLEST_LEVEL_PX = 144
+"""Below this, rounding down moves the ratio of sizes too far from a power of two for opentile."""
 
 
 def write_svs(path: Path, pixels: RGB, *, profile: str = "rgb") -> Sample:
-    """An Aperio SVS laid out as the scanner's own: baseline, thumbnail, two more levels, label, macro.
+    """An Aperio SVS laid out as the scanner's own: baseline, thumbnail, one or two more levels, label, macro.
 
     ``profile`` "rgb" is JPEG without colour transform, "ycc" is YCbCr 4:2:0.
     """
-    levels = [pixels, halved(pixels, 4), halved(pixels, 16)]
+    levels = [pixels, reduced(pixels, 4)]
+    if min(pixels.shape[:2]) // 16 >= SMALLEST_LEVEL_PX:
+        levels.append(reduced(pixels, 16))
     label, macro = label_picture(), macro_picture(pixels)
     height, width = pixels.shape[:2]
     size = f"{width}x{height}"
@@ -271,7 +275,7 @@ def write_svs(path: Path, pixels: RGB, *, profile: str = "rgb") -> Sample:
     else:
         jpeg |= {"subsampling": (2, 2), "compressionargs": {"level": 90}}
     tiled = {"tile": (TIFF_TILE_PX, TIFF_TILE_PX), **jpeg}
-    per_cm = {"resolution": (10000 / MPP_UM, 10000 / MPP_UM), "resolutionunit": "CENTIMETER"}
+    per_cm: dict[str, Any] = {"resolution": (10000 / MPP_UM, 10000 / MPP_UM), "resolutionunit": "CENTIMETER"}
     strip = {"rowsperstrip": small.shape[0], **jpeg}
     with tifffile.TiffWriter(path, byteorder="<") as file:
 
@@ -285,9 +289,14 @@ def write_svs(path: Path, pixels: RGB, *, profile: str = "rgb") -> Sample:
             add(level, f"{geometry} -> {level.shape[1]}x{level.shape[0]} {codec}", **tiled)
         label_text = f"{APERIO}\nlabel {label.shape[1]}x{label.shape[0]}"
         macro_text = f"{APERIO}\nmacro {macro.shape[1]}x{macro.shape[0]}"
-        whole = {"photometric": "rgb", "compression": "lzw", "predictor": 2, "rowsperstrip": label.shape[0]}
+        whole: dict[str, Any] = {
+            "photometric": "rgb",
+            "compression": "lzw",
+            "predictor": 2,
+            "rowsperstrip": label.shape[0],
+        }
         add(label, label_text, subfiletype=1, **whole)
-        add(macro, macro_text, subfiletype=9, **{**jpeg, "rowsperstrip": macro.shape[0]})
+        add(macro, macro_text, subfiletype=9, **(jpeg | {"rowsperstrip": macro.shape[0]}))
     return Sample(path.stem, path, tifffile.imread(path, key=0), MPP_UM, POWER, False, label, macro)
 
 
@@ -314,7 +323,7 @@ def write_ome_tiff(path: Path, pixels: RGB) -> None:
     with tifffile.TiffWriter(path) as file:
         file.write(pixels, subifds=2, description=xml.encode(), metadata=None, **options)
         for factor in (2, 4):
-            file.write(halved(pixels, factor), subfiletype=1, metadata=None, **options)
+            file.write(reduced(pixels, factor), subfiletype=1, metadata=None, **options)
 
 
 def write_pyramid_tiff(path: Path, pixels: RGB) -> None:
@@ -323,7 +332,7 @@ def write_pyramid_tiff(path: Path, pixels: RGB) -> None:
     with tifffile.TiffWriter(path) as file:
         for factor in (1, 2, 4):
             density = 10000 / (MPP_UM * factor)
-            level = pixels if factor == 1 else halved(pixels, factor)
+            level = pixels if factor == 1 else reduced(pixels, factor)
             options |= {"resolution": (density, density), "resolutionunit": "CENTIMETER"}
             file.write(level, subfiletype=int(factor > 1), metadata=None, **options)
 
