@@ -331,6 +331,17 @@ def test_jpeg_trailers_and_thumbnails(tmp_path: Path) -> None:
         check(path)
 
 
+def test_endless_headers_are_refused_at_once(tmp_path: Path) -> None:
+    path, empty = tmp_path / "a.bin", b"\0\0\0\0tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    for raw in (b"\xff\xd8" + b"\xff" * 20_000_000, b"\xff\xd8" + b"\xff\xe0\0\2" * 5_000_000):
+        path.write_bytes(raw)
+        with pytest.raises(BadInput):
+            check(path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + empty * 500_000)
+    with pytest.raises(BadInput, match="all but empty"):
+        check(path)
+
+
 def test_png_checksums(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     save(path)

@@ -13,6 +13,8 @@ from mimic.structure.facts import Facts
 from mimic.structure.reader import Input
 
 CHUNK_BYTES = 1 << 20
+MAX_SEGMENTS = 65_536
+"""Of a JPEG: real ones have some hundred, of which most are a progressive picture's scans."""
 IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker that ends a JPEG's coded data: neither a stuffed FF nor a restart."""
 
@@ -20,16 +22,17 @@ IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 def jpeg(source: Input) -> Facts:
     """Raises BadInput for a JPEG that has no end mark behind its last scan; what follows the mark is left alone."""
     at, scans, size = 2, 0, False
-    while True:
+    for _segment in range(MAX_SEGMENTS):
         mark, code = source.at(at, 2, "the next JPEG marker")
         if mark != 0xFF:
             raise source.damaged(f"byte {at} should begin a JPEG marker")
         if code == 0xFF:
-            at += 1
+            block = source.upto(at, CHUNK_BYTES)
+            at += max(1, len(block) - len(block.lstrip(b"\xff")) - 1)
         elif code == 0xD9:
             break
-        elif code == 0x01 or 0xD0 <= code <= 0xD8:
-            at += 2
+        elif code in (0, 1) or 0xD0 <= code <= 0xD8:
+            raise source.damaged(f"JPEG marker {code:02X} stands alone at byte {at}")
         else:
             (length,) = source.unpack(">H", at + 2, f"JPEG segment {code:02X}")
             if length < 2:
@@ -39,6 +42,8 @@ def jpeg(source: Input) -> Facts:
             at += 2 + length
             if code == 0xDA:
                 scans, at = scans + 1, _scan_end(source, at)
+    else:
+        raise source.damaged(f"it has more than {MAX_SEGMENTS} JPEG segments")
     if not scans or not size:
         raise source.damaged("it is a JPEG without an image")
     return Facts("jpeg", source.size)
@@ -57,7 +62,7 @@ def _scan_end(source: Input, at: int) -> int:
 
 def png(source: Input) -> Facts:
     """Raises BadInput for a PNG without its IEND chunk, or with a chunk that its checksum does not match."""
-    at, kinds = 8, set()
+    at, chunks, kinds = 8, 0, set()
     while True:
         what = f"the PNG chunk at byte {at}"
         length, kind = source.unpack(">I4s", at, what)
@@ -69,6 +74,9 @@ def png(source: Input) -> Facts:
         if found != stated:
             raise source.damaged(f"{what} does not match its checksum")
         kinds.add(kind)
+        chunks += 1
+        if chunks > 1000 and chunks > at // 64:
+            raise source.damaged(f"its {chunks} PNG chunks are all but empty")
         at += 12 + length
         if kind == b"IEND":
             break
