@@ -63,7 +63,7 @@ ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("thumbnail", "thumbnail image", "document thumbnail", "preview image"), "thumbnail"),
     **dict.fromkeys(("macro mask", "macro mask image", "mask image", "sample mask", "map", "map image"), "thumbnail"),
 }
-"""Whole names, case and underscores aside. Seen in documents of CZI, SVS, NDPI and DICOM, and in the readers of SCN, VSI,
+"""Whole names, case and underscores aside. Seen in documents of CZI, SVS, NDPI, DICOM, and in the readers of SCN, VSI,
 BIF and VMS of Bio-Formats 7.3.1; "barcode", "slide preview", "prescan" and the like are usual but were not seen."""
 VMS_SCAN = " full resolution"
 DICOM_IMAGE_TYPE = re.compile(r"(?:ORIGINAL|DERIVED)\\[A-Z]*\\(LABEL|OVERVIEW|LOCALIZER|THUMBNAIL)(?:\\|$)")
