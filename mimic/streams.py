@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 
 import imagecodecs
-import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 
 from mimic.errors import BadInput
@@ -25,8 +24,9 @@ from mimic.sheets import COMPRESSION, PHOTOMETRIC, SAMPLES, SUBSAMPLING, Layout,
 NONE, LZW, JPEG, JPEG2000_YCC, JPEG2000_RGB = 1, 5, 7, 33003, 33005
 RGB, YCBCR = 2, 6
 RUN_TILES = 512
-MAX_AREA_PX = 1 << 28
+MAX_AREA_PX = 1 << 26
 """Larger tiles or strips are not decoded: associated images are at most 8192 pixels a side."""
+MAX_SAMPLES = 4
 STANDALONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD8)))
 SOI, EOI, SOS, DHT, DQT, DRI, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD, 0xE0, 0xEE
 FRAMES = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}
@@ -279,17 +279,30 @@ def _decode_jpeg(stream: bytes) -> None:
 
 def _decode_other(data: bytes, sheet: Sheet, *, codec: int | None, size: tuple[int, int]) -> str | None:
     samples = sheet.number(SAMPLES) or 1
+    if samples > MAX_SAMPLES:
+        return f"{samples} samples a pixel"
     wanted = size[0] * size[1] * samples
     if codec == LZW:
         got = len(imagecodecs.lzw_decode(data, out=wanted + 1))
     elif codec in (NONE, None):
         got = len(data)
     elif codec in (JPEG2000_YCC, JPEG2000_RGB):
-        picture = np.asarray(imagecodecs.jpeg2k_decode(data))
-        return None if picture.shape == (size[1], size[0], samples) else f"decodes to the shape {picture.shape}"
+        return _decode_jpeg2000(data, (*size, samples))
     else:
         return f"compression {codec} is none of Aperio's"
     return None if got == wanted else f"decodes to {got} bytes instead of {wanted}"
+
+
+def _decode_jpeg2000(data: bytes, wanted: tuple[int, int, int]) -> str | None:
+    """Decodes a raw codestream when its header (SIZ, ISO 15444-1 A.5.1) has the size ``wanted``: (w, h, components)."""
+    if len(data) < 42 or not data.startswith(b"\xff\x4f\xff\x51"):
+        return "no JPEG 2000 codestream"
+    right, bottom, left, top = struct.unpack_from(">4I", data, 8)
+    found = right - left, bottom - top, struct.unpack_from(">H", data, 40)[0]
+    if found != wanted:
+        return f"JPEG 2000 of {found} instead of {wanted}"
+    imagecodecs.jpeg2k_decode(data)
+    return None
 
 
 def _numbers(layout: Layout) -> list[str]:

@@ -346,6 +346,18 @@ def test_rgb_profile(svs: Path, parts: Parts) -> None:
     assert names(checks) == set()
 
 
+@pytest.mark.parametrize("code", [33003, 33005])
+def test_jpeg_2000_of_a_scanner_breaks_no_must(svs: Path, parts: Parts, code: int) -> None:
+    for part in ("baseline", "level"):
+        parts[part].update(compression=code, subsampling=None, compressionargs=None)
+    checks = rules.structure(write_parts(svs, parts))
+    assert names(checks) == {"Compression JPEG"}
+    offset, length = place(svs, 0, 4)
+    patch(svs, offset + 8, struct.pack(">I", 1 << 30))
+    assert names(rules.structure(svs)) == {"Compression JPEG", "tiles decode"}
+    assert length > 1000
+
+
 def test_text_encoding(svs: Path, parts: Parts) -> None:
     parts["baseline"]["description"] = parts["baseline"]["description"].replace("= test", "= tést").encode("latin-1")
     assert names(rules.structure(write_parts(svs, parts))) == {"description encoding"}
