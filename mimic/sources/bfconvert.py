@@ -7,6 +7,7 @@ is the oracle: both must give identical pixels. The scratch TIFF is uncompressed
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     for companion in files:
         structure.check(companion)
         options = companion.with_name(companion.name + ".bfoptions")
-        if options.exists():
+        if os.path.lexists(options):  # exists() raises when the longer name is too long
             warnings.append(f"{options.name} beside the file changes how Bio-Formats reads it")
     images = tuple(map(_image, document.images, core.thumbnails))
     slide = Slide(path, files, core.format, "bfconvert", images, document.scanner, tuple(warnings))
