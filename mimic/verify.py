@@ -29,7 +29,8 @@ TIFFFILE_ERRORS = (
     *(tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
     *(struct.error, ArithmeticError, MemoryError),
 )
-"""TiffFileError, TypeError, ValueError and IndexError were met in 9000 mutations; the rest is what struct, numpy and its\nown attributes raise for numbers and fields that are missing or absurd."""
+"""TiffFileError, TypeError, ValueError and IndexError were met in 9000 mutations; the rest is what
+struct, numpy and its own attributes raise for fields that are missing or absurd."""
 
 REGION_PX = 256
 MAX_TILE_PX = 4096
