@@ -3,6 +3,7 @@
     absent --first request--> running --exit, crash, hang, kill--> dead --next request--> running (a new child)
 
 One child serves the whole process (a JVM start costs a second); ``shutdown`` ends it, as does the end of the process.
+A second one is started for other settings, or more threads, while the first is in use.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import Any, cast
 
-from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
+from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing, Unsupported
 from mimic.programs import jvm
 from mimic.programs.run import Tail, kill, spawn
 from mimic.settings import Settings
@@ -39,6 +41,10 @@ OUT_OF_MEMORY = 3
 """Exit code of -XX:+ExitOnOutOfMemoryError."""
 SHM = Path("/dev/shm")
 CLOSING = "the Bio-Formats process was stopped"
+JVM_CRASH = "A fatal error has been detected by the Java Runtime"
+NO_JAVA = 10
+NO_BIOFORMATS = 11
+"""Exit codes of bfserver, which is not imported here: it loads JPype."""
 
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -59,10 +65,13 @@ class Server:
         self.threads = threads
         self.settings = settings
         self._tmp = Path(tempfile.mkdtemp(prefix="mimic-jvm-"))
-        self._waiting: dict[int, Future[Json]] = {}
+        self._waiting: dict[int, tuple[Future[Json], object]] = {}
+        self._handles: set[int] = set()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._pipe = threading.Lock()
         self._closed = False
+        self._reason: MimicError | None = None
         try:
             self._process = spawn(
                 self._argv(), env=jvm.environment(settings, self._tmp), cwd=self._tmp, stdin=subprocess.PIPE
@@ -80,12 +89,19 @@ class Server:
         flags = jvm.java_flags(java, tmp=self._tmp, heap_mb=heap_mb, cpus=self.threads)
         jar = jvm.find_bioformats(self.settings)
         module = "mimic.programs.bfserver"
-        return [sys.executable, "-P", "-m", module, jvm.jvm_library(java), jar, str(self.threads), *flags]
+        library, threads = jvm.jvm_library(java), str(self.threads)
+        return [sys.executable, "-P", "-m", module, library, jar, threads, self._tmp, *flags]
 
     @property
     def alive(self) -> bool:
         """Whether requests may be sent."""
         return not self._closed and self._process.poll() is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody waits for an answer or has a series open."""
+        with self._lock:
+            return bool(self._waiting or self._handles)
 
     @property
     def pid(self) -> int:
@@ -95,80 +111,125 @@ class Server:
     def ask(self, op: str, path: Path | None = None, **request: object) -> Answer:
         """Send one request and wait for its answer.
 
-        Raises BadInput or Unsupported when Bio-Formats refuses ``path``, ToolFailed when the child died or hung.
+        Raises BadInput or Unsupported when Bio-Formats refuses ``path``, ToolFailed when the child died or hung,
+        ToolMissing when its Java or its jar are not what they should be.
         """
+        if path is not None and not _is_text(path):
+            message = "the name is not valid UTF-8, and Java cannot open such a file"
+            raise BadInput(message, path, "Rename it, or make a link of another name to it")
         number = next(self._numbers)
         answer: Future[Json] = Future()
         with self._lock:
             if self._closed:
-                raise ToolFailed(CLOSING, path)
-            self._waiting[number] = answer
+                raise _about(self._reason or ToolFailed(CLOSING), path)
+            self._waiting[number] = answer, request.get("handle")
         self._send({"id": number, "op": op, **request})
         try:
             reply = answer.result(START_S if op == "hello" else STALL_S)
         except FutureTimeout as error:
-            self.close()
             remedy = "The file may be damaged, or of a kind Bio-Formats cannot decode"
+            self.close(ToolFailed("Bio-Formats gave no answer and was stopped", remedy=remedy))
             raise ToolFailed("Bio-Formats gave no answer and was stopped", path, remedy) from error
-        except ToolFailed as error:
-            raise ToolFailed(error.message, path, error.remedy) from error
+        except MimicError as error:
+            raise _about(error, path) from error
         warnings = tuple(reply.get("warnings", ()))
         if "error" in reply:
             raise _refusal(reply["error"], path)
         return Answer(reply["result"], warnings)
 
+    def open(self, path: Path, series: int) -> tuple[int, Json]:
+        """(handle, core metadata) of one series, to be given back with ``drop``. Raises as ``ask`` does."""
+        opened = self.ask("open", path, file=str(path), series=series).result
+        with self._lock:
+            self._handles.add(opened["handle"])
+        return opened["handle"], opened["series"]
+
+    def drop(self, handle: int) -> None:
+        """Close a series without waiting: whoever still waits for pixels of it fails at once."""
+        with self._lock:
+            self._handles.discard(handle)
+            numbers = [number for number, (_, owner) in self._waiting.items() if owner == handle]
+            dropped = [self._waiting.pop(number)[0] for number in numbers]
+        for future in dropped:
+            future.set_exception(ToolFailed("the file was closed while it was read"))
+        self._send({"id": next(self._numbers), "op": "close", "handle": handle})
+
     def _send(self, request: Json) -> None:
         line = json.dumps(request).encode() + b"\n"
-        with self._lock, contextlib.suppress(OSError, ValueError):  # a dead child answers through _listen
+        with self._pipe, contextlib.suppress(OSError, ValueError):  # a dead child answers through _listen
             stdin = cast(Any, self._process.stdin)
             stdin.write(line)
             stdin.flush()
 
     def _listen(self) -> None:
         for line in cast(Any, self._process.stdout):
+            if not line.endswith(b"\n"):  # the child died in the middle of it
+                break
             reply = json.loads(line)
-            waiting = self._waiting.pop(reply["id"], None)
+            with self._lock:
+                waiting = self._waiting.pop(reply["id"], None)
             if waiting is not None:
-                waiting.set_result(reply)
+                waiting[0].set_result(reply)
         self._process.wait()
-        self._fail_all()
-
-    def _fail_all(self) -> None:
         with self._lock:
             self._closed = True
-            waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(self._death())
+            left, self._waiting = self._waiting, {}
+        reason = self._reason or self._death()
+        for future, _ in left.values():
+            future.set_exception(reason)
 
-    def _death(self) -> ToolFailed:
+    def _death(self) -> MimicError:
         code, said = self._process.returncode, self._stderr.text()
         log.debug("bio-formats process ended with %s: %s", code, said)
+        last = next((line for line in reversed(said.splitlines()) if line.strip(" #")), "no message")[:200]
         if code == OUT_OF_MEMORY or "OutOfMemoryError" in said:
             return ToolFailed("Bio-Formats ran out of memory", remedy="Set MIMIC_HEAP_MB to more, e.g. 2000")
-        if code is not None and code < 0:
-            text = f"Bio-Formats crashed (signal {-code}), as its native codecs do on damaged data"
+        if code == NO_JAVA:
+            return ToolMissing(f"Java does not start: {last}", self.settings.java, "Set MIMIC_JAVA to Java 11 or newer")
+        if code == NO_BIOFORMATS:
+            remedy = f"Set MIMIC_BIOFORMATS to {jvm.JAR} or to a bftools folder that holds it"
+            return ToolMissing(f"there is no Bio-Formats in it: {last}", self.settings.bioformats, remedy)
+        if code == -signal.SIGKILL:
+            text = "the Bio-Formats process was killed from outside, as systems do that run out of memory"
+            return ToolFailed(text, remedy="Close other programs, or give fewer --threads")
+        if (code is not None and code < 0) or JVM_CRASH in said:
+            text = f"Bio-Formats crashed ({code}), as its native codecs do on damaged data"
             return ToolFailed(text, remedy="Copy the file again from where it was made; 'mimic doctor' tests the tools")
-        last = next((line for line in reversed(said.splitlines()) if line.strip(" #")), "no message")
-        return ToolFailed(f"the Bio-Formats process ended ({code}): {last[:200]}", remedy="Run 'mimic doctor'")
+        return ToolFailed(f"the Bio-Formats process ended ({code}): {last}", remedy="Run 'mimic doctor'")
 
-    def close(self) -> None:
-        """Kill the child with its group and remove its private folder. Every waiting request fails."""
+    def close(self, reason: MimicError | None = None) -> None:
+        """Kill the child with its group and remove its private folder; every waiting request fails with ``reason``."""
         with self._lock:
+            self._reason = self._reason or reason or ToolFailed(CLOSING)
             self._closed = True
+        kill(self._process)  # before its stdin is closed: another thread may be stuck in writing to it
         with contextlib.suppress(OSError):
             cast(Any, self._process.stdin).close()
-        kill(self._process)
         self._reader.join(5.0)
         self._stderr.close()
         cast(Any, self._process.stdout).close()
         shutil.rmtree(self._tmp, ignore_errors=True)
 
 
+def _about(error: MimicError, path: Path | None) -> MimicError:
+    """The same error, about ``path`` unless it names a file of its own: each thread that waits raises one itself."""
+    return type(error)(error.message, error.path or path, error.remedy)
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refusal(error: Json, path: Path | None) -> MimicError:
     message = " ".join(str(error["message"]).split())[:300]
     if path is not None:
         message = message.replace(str(path), path.name)
+    if error["kind"] == "bug":
+        return ToolFailed(f"the Bio-Formats process failed: {error['exception']}: {message}", path, "Please report it")
     if error["kind"] == "unsupported":
         text = f"Bio-Formats does not know this kind of file ({message or error['exception']})"
         return Unsupported(text, path, "See the list of formats in the README")
@@ -179,13 +240,13 @@ def _refusal(error: Json, path: Path | None) -> MimicError:
 class SharedBlock:
     """Memory that we and the child both map, cut into equal slots for boxes. Has no name once both have it."""
 
-    def __init__(self, server: Server, *, slots: int, slot_bytes: int) -> None:
+    def __init__(self, server: Server, handle: int, *, slots: int, slot_bytes: int) -> None:
         self._slot_bytes = slot_bytes
         size = slots * slot_bytes
         path, descriptor = _reserve(size)
         try:
             self._map = mmap.mmap(descriptor, size)
-            server.ask("share", file=str(path))
+            server.ask("share", handle=handle, file=str(path))
         finally:
             os.close(descriptor)
             with contextlib.suppress(OSError):
@@ -240,16 +301,20 @@ _guard = threading.Lock()
 
 
 def server(settings: Settings, threads: int = 1) -> Server:
-    """The process's child, started when there is none alive with these settings and at least as many threads."""
+    """The process's child, started when there is none alive with these settings and at least as many threads.
+
+    Children that are dead, or do not fit and are idle, are ended first.
+    """
     threads = max(threads, os.cpu_count() or 1)  # so that a probe's child serves the conversion too
     with _guard:
         for child in list(_running):
             if child.alive and child.settings == settings and child.threads >= threads:
                 return child
-            _running.remove(child)
-            child.close()
+            if not (child.alive and child.busy):
+                _running.remove(child)
+                child.close()
         _running.append(Server(settings, threads))
-        return _running[0]
+        return _running[-1]
 
 
 def shutdown() -> None:

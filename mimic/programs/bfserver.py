@@ -1,12 +1,13 @@
 """The child process that holds the JVM: Bio-Formats behind a pipe of JSON lines and a shared block of pixels.
 
 Runs as ``python -m mimic.programs.bfserver``; its client is ``bfclient``. It may crash, hang or run out of memory:
-the client then reports a clear error and starts another. It ends when its stdin does, so that no JVM outlives mimic.
+the client then reports a clear error and starts another. It ends when its stdin does, whatever its threads are at, so
+that no JVM outlives mimic.
 
     request   {"id": 1, "op": "read", ...}         answer   {"id": 1, "result": {...}, "warnings": [...]}
                                                             {"id": 1, "error": {"kind", "message"}, "warnings": [...]}
 
-Java objects stop here: what crosses the pipe is plain JSON, what crosses the shared block is bytes.
+Java objects stop here: what crosses the pipe is plain JSON, what crosses a shared block is bytes.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from queue import LifoQueue
+from queue import SimpleQueue
 from typing import Any
 
 import jpype
@@ -38,21 +42,79 @@ UNSUPPORTED = ("UnknownFormatException", "UnsupportedCompressionException", "Mis
 GROUPED = ("DicomReader",)
 """Readers whose files belong together by an identifier inside them (SeriesInstanceUID), not by their names."""
 
+NO_JAVA = 10
+NO_BIOFORMATS = 11
+"""Exit codes: the JVM did not start, the jar is not Bio-Formats'. Java's own are 1, and 3 for out of memory."""
+MINE = "mimic-"
+"""Begins the Java names of our threads; what a codec logs in threads of its own belongs to whoever asks first."""
+
 Json = dict[str, Any]
 
 
+class Series:
+    """One series of one file: Java readers, leased to a thread at a time, and the block that takes their pixels.
+
+    made --lease--> leased --release--> free --lease--> leased
+                      +----release after close----> closed <--close-- free
+    """
+
+    def __init__(self, path: str, number: int, *, most: int) -> None:
+        self._path = path
+        self._number = number
+        self._most = most
+        self._made = 0
+        self._closed = False
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        self._lock = threading.Lock()
+        self.block: mmap.mmap | None = None
+
+    def lease(self) -> Any:
+        """A reader that is ours until ``release``: a free one, else a new one while there are fewer than ``most``."""
+        with self._lock:
+            if self._closed:
+                raise ValueError("read after close")
+            grow = self._free.empty() and self._made < self._most
+            self._made += grow
+        if not grow:
+            return self._free.get()
+        try:
+            reader = _new_reader(self._path, None)
+        except jpype.JException:
+            with self._lock:
+                self._made -= 1
+            raise
+        reader.setSeries(self._number)
+        return reader
+
+    def release(self, reader: Any) -> None:
+        """Give a reader back."""
+        with self._lock:
+            if not self._closed:
+                self._free.put(reader)
+                return
+        reader.close()
+
+    def close(self) -> None:
+        """Close free readers now, leased ones at their release: native codecs crash when closed under way."""
+        with self._lock:
+            self._closed = True
+        while not self._free.empty():
+            self._free.get().close()
+        if self.block is not None:
+            with suppress(BufferError):  # Java may still hold a view of it: then it goes with that
+                self.block.close()
+
+
 class Server:
-    """Open readers by handle. Requests run in threads; a reader is leased to one thread at a time."""
+    """Open series by handle. Reads run in a pool, all else one after the other in a thread of its own."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bf")
         self._threads = threads
-        self._leases: dict[int, LifoQueue[Any]] = {}
-        self._made: dict[int, list[Any]] = {}
-        self._opened: dict[int, tuple[str, int]] = {}
-        self._shared: mmap.mmap | None = None
-        self._lock = threading.Lock()
+        self._reads = ThreadPoolExecutor(threads, thread_name_prefix=f"{MINE}read", initializer=_name_thread)
+        self._rest = ThreadPoolExecutor(1, thread_name_prefix=f"{MINE}rest", initializer=_name_thread)
+        self._opened: dict[int, Series] = {}
         self._next_handle = 1
+        self._lock = threading.Lock()
         self._log = _collect_warnings()
         self._out = _claim_stdout()
 
@@ -60,26 +122,41 @@ class Server:
         """Answer requests until stdin ends."""
         for line in sys.stdin.buffer:
             request = json.loads(line)
-            if request["op"] == "read":
-                self._pool.submit(self._answer, request)
-            else:
-                self._answer(request)
+            answer: Json = {"id": request["id"]}
+            pool = self._reads if request["op"] == "read" else self._rest
+            pool.submit(self._work, request, answer).add_done_callback(partial(self._reply, answer))
 
-    def _answer(self, request: Json) -> None:
-        answer: Json = {"id": request["id"]}
+    def _work(self, request: Json, answer: Json) -> None:
         try:
             answer["result"] = getattr(self, f"op_{request['op']}")(request)
-        except jpype.JException as error:
+        finally:
+            answer["warnings"] = self._drain_warnings()
+
+    def _reply(self, answer: Json, done: Future[None]) -> None:
+        """Send an answer, whatever happened: a request without one would wait for ever."""
+        error = done.exception()
+        if isinstance(error, jpype.JException):
             answer["error"] = _describe(error)
-        answer["warnings"] = self._drain_warnings()
+        elif error is not None:
+            answer["error"] = {"kind": "bug", "message": str(error), "exception": type(error).__name__}
+        line = memoryview(json.dumps(answer).encode() + b"\n")
         with self._lock:
-            os.write(self._out, json.dumps(answer).encode() + b"\n")
+            while line:
+                line = line[os.write(self._out, line) :]
 
     def _drain_warnings(self) -> list[str]:
+        """What was logged since in this thread, and in threads that are not ours."""
+        me = threading.current_thread().name
+        mine: list[Any] = []
+        others: list[Any] = []
         with jpype.synchronized(self._log):
-            events = [f"{e.getFormattedMessage()}" for e in self._log.list if e.getLevel().toInt() >= WARN]
+            for event in self._log.list:
+                thread = str(event.getThreadName())
+                (mine if thread == me or not thread.startswith(MINE) else others).append(event)
             self._log.list.clear()
-        return events
+            for event in others:
+                self._log.list.add(event)
+        return [str(event.getFormattedMessage()) for event in mine if event.getLevel().toInt() >= WARN]
 
     def op_hello(self, _: Json) -> Json:
         """Versions of what is running here."""
@@ -87,12 +164,6 @@ class Server:
             "java": str(jpype.java.lang.System.getProperty("java.version")),
             "bioformats": str(jpype.JClass("loci.formats.FormatTools").VERSION),
         }
-
-    def op_share(self, request: Json) -> Json:
-        """Map the client's shared block; it may unlink the file after the answer."""
-        with Path(request["file"]).open("r+b") as file:
-            self._shared = mmap.mmap(file.fileno(), 0)
-        return {}
 
     def op_probe(self, request: Json) -> Json:
         """Format, files, series and OME-XML of a file."""
@@ -110,59 +181,48 @@ class Server:
             reader.close()
 
     def op_open(self, request: Json) -> Json:
-        """A handle on one series; readers are made when a thread first needs one."""
-        handle = self._next_handle
-        self._next_handle += 1
-        self._opened[handle] = (request["file"], request["series"])
-        self._leases[handle] = LifoQueue()
-        self._made[handle] = []
-        reader = self._lease(handle)
-        reader.setSeries(request["series"])
+        """A handle on one series; more readers of it are made when a thread first needs one."""
+        series = Series(request["file"], request["series"], most=self._threads)
+        reader = series.lease()
         shape = _series(reader, request["series"])
-        self._leases[handle].put(reader)
+        series.release(reader)
+        handle, self._next_handle = self._next_handle, self._next_handle + 1
+        self._opened[handle] = series
         return {"handle": handle, "series": shape}
 
-    def _lease(self, handle: int) -> Any:
-        with self._lock:
-            if self._leases[handle].empty() and len(self._made[handle]) < self._threads:
-                self._made[handle].append(None)
-                fresh = len(self._made[handle]) - 1
-            else:
-                fresh = -1
-        if fresh < 0:
-            return self._leases[handle].get()
-        path, series = self._opened[handle]
-        reader = _new_reader(path, None)
-        reader.setSeries(series)
-        self._made[handle][fresh] = reader
-        return reader
+    def op_share(self, request: Json) -> Json:
+        """Map the block of a handle; the client may unlink the file after the answer."""
+        with Path(request["file"]).open("r+b") as file:
+            self._opened[request["handle"]].block = mmap.mmap(file.fileno(), 0)
+        return {}
 
     def op_read(self, request: Json) -> Json:
-        """Bytes of a box of plane 0, as Bio-Formats gives them, into the shared block at ``offset``."""
-        if self._shared is None:
-            return {"bytes": 0}
-        reader = self._lease(request["handle"])
+        """Bytes of a box of a plane, as Bio-Formats gives them, into the handle's block at ``offset``."""
+        series = self._opened[request["handle"]]
+        reader = series.lease()
         try:
             data = reader.openBytes(request["plane"], *request["box"])
+            size, offset = len(data), request["offset"]
+            if series.block is not None and size <= request["room"]:
+                with memoryview(series.block)[offset : offset + size] as view:
+                    jpype.nio.convertToDirectBuffer(view).put(data)
         finally:
-            self._leases[request["handle"]].put(reader)
-        size, offset = len(data), request["offset"]
-        if size <= request["room"]:
-            with memoryview(self._shared)[offset : offset + size] as view:
-                jpype.nio.convertToDirectBuffer(view).put(data)
+            series.release(reader)
         return {"bytes": size}
 
     def op_close(self, request: Json) -> Json:
-        """Close all readers of a handle; the client sends it when no read is under way."""
-        for reader in self._made.pop(request["handle"]):
-            if reader is not None:
-                reader.close()
-        del self._leases[request["handle"]]
+        """Close all readers of a handle; reads that are under way end first, and nobody waits for them."""
+        self._opened.pop(request["handle"]).close()
         return {}
 
 
 WARN = 30000
 """logback's Level.WARN_INT."""
+
+
+def _name_thread() -> None:
+    """Give Java our thread's name, by which its log tells who was at work."""
+    jpype.java.lang.Thread.currentThread().setName(threading.current_thread().name)
 
 
 def _collect_warnings() -> Any:
@@ -258,10 +318,20 @@ def _describe(error: Any) -> Json:
 
 
 def main() -> None:
-    """Start the JVM with the flags of argv (see ``jvm.java_flags``) and serve."""
-    library, jar, threads, *flags = sys.argv[1:]
-    jpype.startJVM(library, *flags, classpath=[jar], convertStrings=False)
-    Server(int(threads)).serve()
+    """Start the JVM with the flags of argv (see ``jvm.java_flags``) and serve; remove our private folder at the end."""
+    library, jar, threads, tmp, *flags = sys.argv[1:]
+    try:
+        jpype.startJVM(library, *flags, classpath=[jar], convertStrings=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"the JVM did not start: {error}", file=sys.stderr)
+        sys.exit(NO_JAVA)
+    try:
+        server = Server(int(threads))
+    except TypeError as error:  # JPype's word for a class that is not there
+        print(error, file=sys.stderr, flush=True)
+        os._exit(NO_BIOFORMATS)
+    server.serve()
+    shutil.rmtree(tmp, ignore_errors=True)  # the client does so too, unless it was killed
     os._exit(0)  # a JVM thread stuck in a codec must not keep us
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mimic import ome, structure
-from mimic.errors import BadInput, Unsupported
+from mimic import ome, scenes, structure
+from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
 from mimic.model import Box, Image, Level, Pixels, Role, Scale, Slide, Tool
-from mimic.mosaic import Mosaic
 from mimic.programs import bfclient, jvm
 from mimic.settings import Settings
 
@@ -46,21 +46,34 @@ def probe(path: Path, settings: Settings) -> Slide:
     if len(document.images) != len(found["series"]):
         numbers = f"{len(found['series'])} images and describes {len(document.images)}"
         raise BadInput(f"Bio-Formats finds {numbers}", path, "The file may be damaged")
-    files = tuple(sorted({path, *(Path(name) for name in found["files"])}))
+    files = tuple(sorted({path, *(_companion(name, path) for name in found["files"])}))
     warnings = [*document.warnings]
     for companion in files:
-        structure.check(companion)
+        if companion != path:
+            structure.check(companion)
         options = companion.with_name(companion.name + ".bfoptions")
-        if options.exists():
+        if os.path.lexists(options):  # exists() raises when the longer name is too long
             warnings.append(f"{options.name} beside the file changes how Bio-Formats reads it")
     images = tuple(
         _image(index, core, described, found["format"])
         for index, (core, described) in enumerate(zip(found["series"], document.images, strict=True))
     )
     slide = Slide(path, files, found["format"], "bioformats", images, document.scanner, tuple(warnings))
-    if facts.czi is None:
-        return slide
-    return replace(slide, warnings=(*slide.warnings, *_compare_with_container(slide, facts.czi)))
+    return slide if facts.czi is None else replace(slide, warnings=(*warnings, *scenes.compare(slide, facts.czi)))
+
+
+def _companion(name: str, path: Path) -> Path:
+    """A file that Bio-Formats reads along with ``path``. Raises Unsupported for one outside of its folder.
+
+    A file may name others at will (OME-XML does, by path): a slide from elsewhere must not pull ours into its output.
+    """
+    companion, plain = Path(os.path.normpath(path.parent / name)), Path(os.path.normpath(path))
+    if companion == plain:
+        return path
+    if not companion.is_relative_to(plain.parent):
+        remedy = "Put the files of a slide into one folder"
+        raise Unsupported(f"it names a file outside of its own folder: {companion}", path, remedy)
+    return companion
 
 
 def _image(index: int, core: Json, described: ome.OmeImage, format_name: str) -> Image:
@@ -93,30 +106,6 @@ def _role(core: Json, named: Role) -> Role:
     return "thumbnail" if named == "scan" and core["thumbnail"] else named
 
 
-def _compare_with_container(slide: Slide, czi: structure.CziFacts) -> tuple[str, ...]:
-    """Bio-Formats gets some sizes wrong (a CZI pyramid flagged type 1 is halved): the container's own word counts.
-
-    Returns warnings about places that were never scanned; raises BadInput with both sizes.
-    """
-    scans = slide.scans()
-    if len(czi.scenes) != len(scans):
-        message = f"its own directory has {len(czi.scenes)} scenes, Bio-Formats finds {len(scans)}"
-        raise BadInput(message, slide.path, "It would give a wrong slide: save it again from its own software")
-    warnings = []
-    for scan, scene in zip(scans, czi.scenes, strict=True):
-        size = scan.levels[0]
-        if (size.width_px, size.height_px) != (scene.width_px, scene.height_px):
-            message = (
-                f"its own directory says {scene.width_px} x {scene.height_px} px for image {scan.index}, Bio-Formats "
-                f"says {size.width_px} x {size.height_px} px"
-            )
-            raise BadInput(message, slide.path, "It would give a wrong slide: save it again from its own software")
-        if scene.covered_px is not None and not scene.covered:
-            bare = 1 - scene.covered_px / (scene.width_px * scene.height_px)
-            warnings.append(f"{bare:.1%} of image {scan.index} was not scanned and is written white")
-    return tuple(warnings)
-
-
 class Reader:
     """Boxes of one series; safe for many threads: each request leases a Java reader and a slot of shared memory."""
 
@@ -125,18 +114,21 @@ class Reader:
     def __init__(self, slide: Slide, image: Image, *, threads: int, settings: Settings) -> None:
         self._slide = slide
         self._size = image.levels[0]
+        self._closed = False
         czi = structure.check(slide.path).czi
-        self._mosaic = mosaic_of(slide, image, czi) if czi is not None else None
-        self._server = bfclient.server(settings, threads)
-        opened = self._server.ask("open", slide.path, file=str(slide.path), series=image.index).result
-        self._handle = opened["handle"]
-        core = opened["series"]
-        if core["pixel_type"] != "uint8" or not core["rgb"] or core["rgb_channels"] != 3:
-            raise Unsupported(f"image {image.index} is not 8-bit RGB", slide.path)
-        self._interleaved = core["interleaved"]
+        self._mosaic = scenes.mosaic_of(slide, image, czi) if czi is not None else None
         self._box = box_size(self._size, czi)
-        width, height = self._box
-        self._shared = bfclient.SharedBlock(self._server, slots=threads + 1, slot_bytes=width * height * 3)
+        self._server = bfclient.server(settings, threads)
+        self._handle, core = self._server.open(slide.path, image.index)
+        try:
+            if core["pixel_type"] != "uint8" or not core["rgb"] or core["rgb_channels"] != 3:
+                raise Unsupported(f"image {image.index} is not 8-bit RGB", slide.path)
+            self._interleaved = core["interleaved"]
+            slot_bytes = self._box[0] * self._box[1] * 3
+            self._shared = bfclient.SharedBlock(self._server, self._handle, slots=threads + 1, slot_bytes=slot_bytes)
+        except MimicError:
+            self._server.drop(self._handle)
+            raise
 
     def boxes(self) -> Sequence[Box]:
         """Row by row, aligned to the file's own tiles."""
@@ -155,6 +147,8 @@ class Reader:
 
     def _read(self, box: Box) -> Pixels:
         size = box.width_px * box.height_px * 3
+        if self._closed:
+            raise ToolFailed("the reader is closed", self._slide.path)
         offset = self._shared.lease()
         try:
             answer = self._server.ask(
@@ -189,23 +183,20 @@ class Reader:
         return pixels
 
     def close(self) -> None:
-        """Close the Java readers and give the shared memory back."""
-        if self._server.alive:
-            self._server.ask("close", handle=self._handle)
+        """Close the Java readers and give the shared memory back; may be called twice.
+
+        A read that is under way in another thread fails at once, whatever the child is at.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._server.drop(self._handle)
         self._shared.close()
 
 
 def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path) -> Reader:  # noqa: ARG001
     """A reader of ``image`` with as many Java readers as threads; it needs no ``scratch``."""
     return Reader(slide, image, threads=threads, settings=settings)
-
-
-def mosaic_of(slide: Slide, image: Image, czi: structure.CziFacts) -> Mosaic | None:
-    """The blocks of a CZI's scan image; None for its label and macro, which are attachments."""
-    scans = slide.scans()
-    if image not in scans:
-        return None
-    return Mosaic(czi, czi.scenes[scans.index(image)], slide.path)
 
 
 def box_size(size: Level, czi: structure.CziFacts | None) -> tuple[int, int]:
