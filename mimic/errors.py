@@ -17,6 +17,7 @@ Foreign errors (Java, vips, OSError) become one of these at the border where the
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import ClassVar
 
@@ -90,3 +91,24 @@ class LimitReached(MimicError):
 class Interrupted(MimicError):
     exit_code = 130
     http_status = 499
+
+
+WRITING_REMEDIES = {
+    errno.ENOSPC: "Free some space there, or write to another disk with -o",
+    errno.EDQUOT: "Your quota is used up: free some space, or write to another disk with -o",
+    errno.EFBIG: "Files this large are not allowed there (FAT, or ulimit -f): write to another disk with -o",
+    errno.EROFS: "That file system is read-only: write to another folder with -o",
+    errno.EACCES: "You may not write there: write to another folder with -o",
+    errno.EPERM: "You may not write there: write to another folder with -o",
+    errno.ENAMETOOLONG: "The name is too long: give a shorter one with -o",
+    errno.ENOTDIR: "A part of the path is a file: write to another folder with -o",
+    errno.EEXIST: "A part of the path is a file: write to another folder with -o",
+    errno.ENOENT: "Make that folder first",
+    errno.EIO: "That disk is failing: write to another one with -o",
+}
+
+
+def writing_failed(error: OSError, path: Path) -> OutputError:
+    """The OutputError for the operating system's refusal to write ``path``, with what to do about it."""
+    remedy = WRITING_REMEDIES.get(error.errno or 0, "Write to another place with -o")
+    return OutputError(f"cannot be written ({error.strerror or error})", path, remedy)

@@ -34,7 +34,7 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterat
                 yield Report(report.SCHEMA, "skipped", request.input, warnings=(warning,))
                 continue
             done = _attempt(request, settings, watch, made)
-            used |= {Path(name): request.input for name, _ in done.input_sha256}
+            used |= {Path(name): request.input for name in done.input_sha256}
             made |= {output.absolute(): request.input for output in done.outputs}
             yield done
     finally:

@@ -280,7 +280,7 @@ class Report:
     results: tuple[Result, ...] = ()
     tools: tuple[Tool, ...] = ()
     warnings: tuple[str, ...] = ()
-    input_sha256: tuple[tuple[str, str], ...] = ()
+    input_sha256: dict[str, str] = field(default_factory=dict)
     seconds_s: float = 0.0
     error: str | None = None
     exit_code: int = 0

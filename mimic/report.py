@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mimic import __version__
-from mimic.errors import BadInput, InternalError, Interrupted
+from mimic.errors import BadInput, InternalError, Interrupted, writing_failed
 from mimic.model import Tool
-from mimic.staging import failure
 
 SCHEMA = 1
 """Raised when a field changes its meaning or goes away; new fields do not count."""
@@ -26,8 +25,11 @@ LIBRARIES = ("numpy", "imagecodecs", "tifffile", "openslide-python", "openslide-
 
 
 def to_json(value: object) -> str:
-    """Any of the model's types as indented JSON; paths become strings, dates ISO texts, unknown is null."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+    """Any of the model's types as indented JSON; paths become strings, dates ISO texts, unknown is null.
+
+    A name that is not UTF-8 keeps its odd bytes as Python has them, "\\udcff" for 0xff: ``os.fsencode`` gives it back.
+    """
+    return json.dumps(plain(value), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def plain(value: object) -> Any:
@@ -38,7 +40,7 @@ def plain(value: object) -> Any:
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Path):
-        return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -54,7 +56,7 @@ def write(value: object, path: Path) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise failure(error, path) from error
+        raise writing_failed(error, path) from error
 
 
 def libraries() -> tuple[Tool, ...]:
@@ -92,9 +94,9 @@ class Digests:
             raise BadInput(f"cannot be read: {error.strerror or error}", path) from error
         return digest.hexdigest()
 
-    def result(self) -> tuple[tuple[str, str], ...]:
-        """(path, digest) of every file; waits for them."""
-        return tuple((str(path), future.result()) for path, future in self._pending)
+    def result(self) -> dict[str, str]:
+        """The digest of every file by its path; waits for them."""
+        return {str(path): future.result() for path, future in self._pending}
 
     def close(self) -> None:
         """End the thread, whether or not it is done."""

@@ -14,36 +14,27 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mimic.errors import OutputError
+from mimic.errors import OutputError, writing_failed
 
 PREFIX = ".mimic-"
 """Short and ASCII: the output's own name plus an ending may exceed the 255 bytes of a name."""
 STAGED_NAME = "slide.svs"
 """Readers go by the ending."""
-REMEDIES = {
-    errno.ENOSPC: "Free some space, or write to another disk with -o",
-    errno.EDQUOT: "Your quota is used up: free some space, or write to another disk with -o",
-    errno.EROFS: "The file system is read-only: write to another folder with -o",
-    errno.EACCES: "You may not write there: write to another folder with -o",
-    errno.EPERM: "You may not write there: write to another folder with -o",
-    errno.ENAMETOOLONG: "The name is too long: give a shorter one with -o",
-    errno.ENOTDIR: "A part of the path is a file: write to another folder with -o",
-}
-
-
-def failure(error: OSError, path: Path) -> OutputError:
-    """The OutputError for an operating system's refusal to write ``path``."""
-    remedy = REMEDIES.get(error.errno or 0, "Write to another place with -o")
-    return OutputError(f"cannot be written: {error.strerror or error}", path, remedy)
 
 
 def refuse_existing(output: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
     """Raises OutputError when ``output`` is there already and may not be replaced, or is one of the inputs."""
+    try:
+        output.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name too long, a folder that may not be entered: better told now than at the end
+        raise writing_failed(error, output) from error
     if any(_same(output, path) for path in inputs):
         raise OutputError("the output would replace its own input", output, "Give another name or folder with -o")
     if output.is_dir():
         raise OutputError("is a folder", output, "Give another name with -o")
-    if os.path.lexists(output) and not overwrite:
+    if not overwrite:
         raise OutputError("is there already", output, "Use --overwrite to replace it, or another name with -o")
 
 
@@ -70,7 +61,7 @@ def staged(output: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output.parent))
     except OSError as error:
         _remove_empty(made)
-        raise failure(error, output) from error
+        raise writing_failed(error, output) from error
     try:
         yield folder
     finally:
@@ -97,7 +88,7 @@ def publish(path: Path, output: Path, *, overwrite: bool) -> None:
         remedy = "Use --overwrite to replace it, or another name with -o"
         raise OutputError("appeared while the slide was converted", output, remedy) from error
     except OSError as error:
-        raise failure(error, output) from error
+        raise writing_failed(error, output) from error
 
 
 def _link(path: Path, output: Path) -> None:

@@ -8,7 +8,6 @@ Segments come first, directories after them, and the header last: until then the
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
@@ -24,7 +23,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic.errors import InternalError, OutputError
+from mimic.errors import InternalError, writing_failed
 from mimic.model import CodedTile, Page, Tag, Written
 
 CLASSIC_LIMIT_BYTES = int(3.9 * 2**30)
@@ -40,16 +39,6 @@ _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _ASCII, _LONG, _RATIONAL, _LONG8 = 2, 4, 5, 16
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 12: "d", 16: "Q"}
 """TIFF field types as struct codes; RATIONAL is two."""
-
-_REMEDIES = {
-    errno.ENOSPC: "Free some space there, or choose another place for the output",
-    errno.EDQUOT: "Your quota is used up: free some space, or choose another place for the output",
-    errno.EROFS: "That file system is read-only: choose another place for the output",
-    errno.EACCES: "You may not write there: choose another place for the output, or ask for the right to",
-    errno.EPERM: "You may not write there: choose another place for the output, or ask for the right to",
-    errno.EFBIG: "Files this large are not allowed there (FAT, or ulimit -f): choose another place for the output",
-    errno.ENOENT: "Make that folder first",
-}
 
 
 @dataclass(slots=True)
@@ -212,8 +201,7 @@ class TiffWriter:
         try:
             yield
         except OSError as error:
-            remedy = _REMEDIES.get(error.errno or 0, "Check that disk, or choose another place for the output")
-            raise OutputError(f"cannot be written ({error.strerror})", self._path, remedy) from error
+            raise writing_failed(error, self._path) from error
 
 
 def _number(page: Page, code: int) -> int:
