@@ -104,7 +104,7 @@ WRITING_REMEDIES = {
     errno.ENOTDIR: "A part of the path is a file: write to another folder with -o",
     errno.EEXIST: "A part of the path is a file: write to another folder with -o",
     errno.ENOENT: "Make that folder first",
-    errno.EIO: "That disk is failing: write to another one with -o",
+    errno.EIO: "Check that disk, or write to another one with -o",
 }
 
 
