@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from lxml import etree
 
 from mimic import omexml
-from mimic.errors import UsageError
 from mimic.model import Objective, Role, Scale
 
 if TYPE_CHECKING:
@@ -52,9 +51,6 @@ LARGEST_UM = 50.0
 is coarser."""
 PRINT_DPI = (72, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1000, 1200)
 """Resolutions that printers, screens and cameras put into TIFF and JPEG tags: 352.8, 264.6, 84.7 um and so on."""
-
-POWERS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
-PRODUCT_UM = (6.4, 13.5)
 
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("label", "label image", "slide label", "barcode", "barcode image"), "label"),
@@ -140,29 +136,6 @@ def role_of(name: str, description: str = "") -> Role:
         return ROLES[words]
     found = DICOM_IMAGE_TYPE.match(description)
     return ROLES[found.group(1).casefold()] if found else "scan"
-
-
-def nearest_objective(mpp_um: float) -> float:
-    """The usual objective power for a pixel of ``mpp_um`` micrometres: that of POWERS nearest to 10 / mpp, in ratio.
-
-    Slide scanners sample 10 um a pixel of the virtual sensor: 40x at 0.25 (0.22 to 0.275), 20x at 0.5, 10x at 1.0,
-    which is what readers mean by AppMag, and 80x at 0.12 um. Borders: 0.144 um (80/60), 0.204 (60/40), 0.354 (40/20),
-    0.707 (20/10), 1.414 (10/5), 2.236 (5/4). 1.25x, 2.5x and 63x are left out: AppMag must be a whole number, and 63x
-    cannot be told from 60x. Raises UsageError for a size that is none.
-    """
-    if not (math.isfinite(mpp_um) and mpp_um > 0):
-        raise UsageError(f"{mpp_um!r} um is no pixel size")
-    wanted = math.log(10) - math.log(mpp_um)
-    return min(POWERS, key=lambda power: abs(math.log(power) - wanted))
-
-
-def consistent(mpp_um: float, power: float) -> bool:
-    """Whether a pixel size and an objective power can belong together: their product is a sensor's pixel, in um.
-
-    Seen: Aperio 0.499 x 20 = 10.0, Hamamatsu 0.228 x 40 = 9.1, Zeiss 0.44 x 20 = 8.8, confocals 7.1 to 7.8, a Nikon
-    with the common 6.5 um camera 0.323 x 20 = 6.47. A power that is wrong by a factor of two gives 5 or 20.
-    """
-    return PRODUCT_UM[0] <= mpp_um * power <= PRODUCT_UM[1]
 
 
 def _roles(names: list[str], descriptions: list[str]) -> list[Role]:

@@ -20,12 +20,24 @@ SCAN_MIN_PX = 16
 SCAN_MAX_PX = 2**31 - 1
 ANISOTROPY_MAX = 0.01
 """Aperio has one MPP for both axes; svs-spec.md, section 4."""
-USUAL_POWERS = (1.25, 2.5, 5.0, 10.0, 20.0, 40.0, 63.0, 100.0)
+USUAL_POWERS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
+"""What readers mean by AppMag, which must be a whole number: no 1.25x, no 2.5x; and 63x cannot be told from 60x."""
 POWER_TIMES_MPP_UM = 10.0
-"""Scanners' 40x is about 0.25 um a pixel, 20x about 0.5."""
-AGREEMENT = (7.0, 14.2)
-"""Objective power times MPP of a plain light path, a factor of 1.4 each way about 10 um; outside of it an aperture
-boost, an optovar or a camera adapter is at work, or one of the two is wrong."""
+"""Slide scanners sample 10 um a pixel of a virtual sensor: 40x at 0.25 um (0.22 to 0.275), 20x at 0.5, 10x at 1."""
+AGREEMENT = (6.4, 13.5)
+"""Objective power times MPP of a plain light path. Seen: Aperio 0.499 x 20 = 10.0, Hamamatsu 0.228 x 40 = 9.1, Zeiss
+0.44 x 20 = 8.8, confocals 7.1 to 7.8, a Nikon with the common 6.5 um camera 0.323 x 20 = 6.47. A power that is wrong
+by a factor of two gives 5 or 20. Outside, an aperture boost, an optovar or a camera adapter is at work, or one of the
+two is wrong."""
+APPMAG_MIN = 0.5
+"""Less would be written as AppMag 0."""
+MPP_RANGE_UM = (0.001, 1000.0)
+"""What an Aperio description can say; far more than a microscope's 0.02 to 50."""
+ENDINGS_REFUSED = (
+    *(".svs", ".tif", ".tiff", ".btf", ".czi", ".ndpi", ".scn", ".bif", ".vsi", ".mrxs", ".dcm"),
+    *(".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp"),
+)
+"""Not a folder's name: whoever writes this after -o means a file."""
 BYTES_PER_PIXEL = 0.5
 """Generous estimate of JPEG at quality 80 with its pyramid; noise takes more, glass far less."""
 
@@ -64,9 +76,11 @@ def _check_options(options: Options) -> None:
         raise UsageError(f"quality {options.quality} is not between 1 and 100", remedy="80 is usual")
     if options.tile_px % 16 or not 16 <= options.tile_px <= 4096:
         raise UsageError(f"tile size {options.tile_px} is not a multiple of 16 up to 4096", remedy="256 is usual")
-    for name, value in (("--mpp", options.mpp_um), ("--appmag", options.appmag)):
-        if value is not None and not (math.isfinite(value) and 0 < value < 10_000):
-            raise UsageError(f"{name} {value:g} is no size that a slide can have", remedy="Give a positive number")
+    if options.mpp_um is not None and not MPP_RANGE_UM[0] <= options.mpp_um <= MPP_RANGE_UM[1]:
+        limits = f"from {MPP_RANGE_UM[0]:g} to {MPP_RANGE_UM[1]:g}"
+        raise UsageError(f"--mpp {options.mpp_um:g} is no size of a pixel", remedy=f"Give micrometres, {limits}")
+    if options.appmag is not None and not APPMAG_MIN <= options.appmag < 10_000:
+        raise UsageError(f"--appmag {options.appmag:g} is no objective's power", remedy="Give 40 for a 40x")
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"{options.threads} threads cannot work", remedy="Give 1 or more")
 
@@ -105,8 +119,11 @@ def _name_outputs(slide: Slide, images: tuple[Image, ...], output: Path | None, 
 
 
 def output_stem(path: Path) -> str:
-    """The input's name without its ending: "a.ome.tif" -> "a", "1.2.3.dcm" -> "1.2.3"."""
-    stem = path.stem
+    """The input's name without its ending: "a.ome.tif" -> "a", "1.2.3.dcm" -> "1.2.3".
+
+    A DICOM file is often named by its UID alone, and ".3" is no ending: "1.2.3" and "1.2.4" are two slides.
+    """
+    stem = path.name if path.suffix[1:].isdecimal() else path.stem
     return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
 
 
@@ -114,7 +131,7 @@ def is_file_name(output: Path) -> bool:
     """Whether ``-o`` names a file: it ends in .svs. Raises UsageError for an ending that readers would refuse."""
     if output.suffix == ".svs":
         return True
-    if output.suffix.lower() in (".svs", ".tif", ".tiff", ".czi", ".ndpi", ".png", ".jpg"):
+    if output.suffix.lower() in ENDINGS_REFUSED:
         remedy = "End it in .svs in lower case: Bio-Formats, cuCIM and slideio go by it"
         raise UsageError(f"the output cannot be named {output.name}", remedy=remedy)
     return False
@@ -194,7 +211,7 @@ def _decide_scale(slide: Slide, image: Image, options: Options, why: _Why) -> Sc
             return None
         remedy = "Give the micrometres of a pixel with --mpp, or convert without a scale with --no-scale"
         raise BadInput("the file does not state its scale", slide.path, remedy)
-    if abs(found.x_um / found.y_um - 1) > ANISOTROPY_MAX:
+    if max(found.x_um, found.y_um) / min(found.x_um, found.y_um) > 1 + ANISOTROPY_MAX:
         message = f"its pixels are not square: {found.x_um:g} x {found.y_um:g} um, and an SVS has one scale"
         raise Unsupported(message, slide.path, "Give the scale that shall count with --mpp")
     mean_um = round(math.sqrt(found.x_um * found.y_um), 9)
@@ -212,11 +229,13 @@ def _decide_objective(image: Image, options: Options, scale: Scale | None, why: 
         found = f" and replaces {image.objective.power:g}x of the file" if image.objective is not None else ""
         why.say(f"magnification {options.appmag:g}x was given with --appmag{found}")
         objective = Objective(options.appmag, "option", "--appmag")
-    elif image.objective is not None:
+    elif image.objective is not None and image.objective.power >= APPMAG_MIN:
         objective = image.objective
         why.say(f"magnification {objective.power:g}x comes from the file: {objective.note or 'its metadata'}")
     else:
         return _derive_objective(scale, why)
+    if objective.power != int(objective.power):
+        why.say(f"AppMag must be a whole number: {objective.power:g} is written as {int(objective.power + 0.5)}")
     if scale is not None and not agree(scale.x_um, objective.power):
         usual = POWER_TIMES_MPP_UM / scale.x_um
         why.warn(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from mimic import ome, omexml
-from mimic.errors import BadInput, UsageError
+from mimic.errors import BadInput
 from mimic.model import Objective, Scale
 
 DATA = Path(__file__).parent / "data" / "ome"
@@ -476,42 +476,3 @@ def test_a_size_comes_back_from_any_unit(um: float, unit: str) -> None:
     scale = sized(repr(value), unit).images[0].scale
     assert scale is not None
     assert scale.x_um == pytest.approx(um, rel=1e-12)
-
-
-# Magnification
-
-
-@pytest.mark.parametrize(
-    ("mpp_um", "power"),
-    [
-        (0.12, 80), (0.17, 60), (0.22, 40), (0.2282, 40), (0.25, 40), (0.275, 40), (0.44, 20), (0.499, 20),
-        (0.55, 20), (0.88, 10), (1.0, 10), (2.0, 5), (2.5, 4), (4.0, 2), (8.0, 1), (28.97, 1), (0.05, 100),
-    ],
-)  # fmt: skip
-def test_nearest_objective(mpp_um: float, power: float) -> None:
-    assert ome.nearest_objective(mpp_um) == power
-
-
-@pytest.mark.parametrize("mpp_um", [0.0, -1.0, float("nan"), float("inf")])
-def test_nearest_objective_of_nothing_is_refused(mpp_um: float) -> None:
-    with pytest.raises(UsageError):
-        ome.nearest_objective(mpp_um)
-
-
-@given(st.floats(1e-6, 1e6))
-def test_nearest_objective_is_a_whole_number_and_no_other_is_nearer(mpp_um: float) -> None:
-    power = ome.nearest_objective(mpp_um)
-    assert power == int(power)
-    ratio = max(power * mpp_um / 10, 10 / (power * mpp_um))
-    assert all(ratio <= max(p * mpp_um / 10, 10 / (p * mpp_um)) * (1 + 1e-9) for p in ome.POWERS)
-
-
-@pytest.mark.parametrize(
-    ("mpp_um", "power", "expected"),
-    [
-        (0.22, 40, True), (0.44, 20, True), (0.499, 20, True), (0.2282, 40, True), (0.3234, 20, True),
-        (0.177, 40, True), (0.25, 20, False), (0.5, 40, False), (0.25, 4, False), (1.0, 40, False), (28.97, 1, False),
-    ],
-)  # fmt: skip
-def test_consistent(mpp_um: float, power: float, expected: bool) -> None:
-    assert ome.consistent(mpp_um, power) is expected
