@@ -48,7 +48,7 @@ READERS: dict[str, Callable[[Path], Seen]] = {
 GENERIC = {"pyvips", "libtiff", "imagemagick", "gimp"}
 """These read the file as an ordinary TIFF: they do not know Aperio."""
 UPSIDE_DOWN = {("slideio", "ycc", "macro")}
-"""slideio 2.10 flips every stripped YCbCr JPEG, a scanner's own too. What reads right one day fails here, to tell."""
+"""slideio 2.10 flips every stripped YCbCr JPEG. What reads right one day fails here, to tell."""
 
 
 @dataclass(frozen=True, slots=True)

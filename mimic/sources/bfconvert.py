@@ -41,7 +41,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     Raises BadInput for a damaged file, Unsupported for a kind that Bio-Formats does not know.
     """
     path = path.absolute()
-    facts = structure.check(path)
+    facts = structure.whole(path)
     with tempfile.TemporaryDirectory(prefix="mimic-showinf-") as folder:
         core = bftools.showinf_core(path, settings, Path(folder))
         document = ome.parse(bftools.showinf_xml(path, settings, Path(folder)), path)
@@ -51,7 +51,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     files = tuple(sorted({path, *core.files}))
     warnings = list(document.warnings)
     for companion in files:
-        structure.check(companion)
+        structure.whole(companion)
         options = companion.with_name(companion.name + ".bfoptions")
         if os.path.lexists(options):  # exists() raises when the longer name is too long
             warnings.append(f"{options.name} beside the file changes how Bio-Formats reads it")
@@ -222,7 +222,7 @@ def open(
         done = _recipe(slide.path, image.index, size, settings=settings, folder=Path(folder))
         target = scratch / f"{Path(folder).name}.tif"
         kept = replace(done, path=done.path.replace(target))
-    czi = structure.check(slide.path).czi
+    czi = structure.whole(slide.path).czi
     return Reader(kept, scenes.mosaic_of(slide, image, czi) if czi is not None else None)
 
 

@@ -39,7 +39,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     Raises BadInput for a damaged file, Unsupported for a kind that Bio-Formats does not know.
     """
     path = path.absolute()
-    facts = structure.check(path)
+    facts = structure.whole(path)
     answer = bfclient.server(settings).ask("probe", path, file=str(path))
     found = answer.result
     document = ome.parse(found["xml"], path)
@@ -50,7 +50,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     warnings = [*document.warnings]
     for companion in files:
         if companion != path:
-            structure.check(companion)
+            structure.whole(companion)
         options = companion.with_name(companion.name + ".bfoptions")
         if os.path.lexists(options):  # exists() raises when the longer name is too long
             warnings.append(f"{options.name} beside the file changes how Bio-Formats reads it")
@@ -115,7 +115,7 @@ class Reader:
         self._slide = slide
         self._size = image.levels[0]
         self._closed = False
-        czi = structure.check(slide.path).czi
+        czi = structure.whole(slide.path).czi
         self._mosaic = scenes.mosaic_of(slide, image, czi) if czi is not None else None
         self._box = box_size(self._size, czi)
         self._server = bfclient.server(settings, threads)

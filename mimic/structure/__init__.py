@@ -14,7 +14,7 @@ from mimic.structure import czi, dicom, pictures, tiff
 from mimic.structure.facts import CziFacts, CziScene, DicomFacts, Facts
 from mimic.structure.reader import Input
 
-__all__ = ["CziFacts", "CziScene", "DicomFacts", "Facts", "check", "container"]
+__all__ = ["CziFacts", "CziScene", "DicomFacts", "Facts", "check", "container", "whole"]
 
 CHECKS: dict[str, Callable[[Input], Facts]] = {
     "tiff": tiff.check,
@@ -56,6 +56,18 @@ PROMISES = {
 """What a file's extension says that it holds. Extensions that several formats share (scn) promise nothing."""
 
 ORDINARY = frozenset(("tif", "tiff", "jpg", "jpeg", "jpe", "jp2", "j2k", "png", "bmp", "webp"))
+
+
+def whole(path: Path) -> Facts:
+    """``check``, for a file that is to be read from end to end.
+
+    Raises BadInput also for tiles, strips or frames that the file itself declares empty: Bio-Formats reads them black.
+    """
+    facts = check(path)
+    if facts.missing_tiles:
+        message = f"{facts.missing_tiles} of its tiles are empty and would come out black"
+        raise BadInput(message, path, "Export it again as a whole from its own software")
+    return facts
 
 
 def check(path: Path) -> Facts:
