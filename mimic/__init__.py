@@ -19,10 +19,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mimic import errors as errors
     from mimic.model import Options, Plan, Progress, Report, Slide
 
 __version__ = "0.1.0"
-__all__ = ["Options", "Plan", "Progress", "Report", "Slide", "convert", "plan", "probe"]
+__all__ = ["Options", "Plan", "Progress", "Report", "Slide", "convert", "errors", "plan", "probe"]
+
+FUNCTIONS = ("convert", "plan", "probe")
+"""Named as the modules that do their work."""
 
 
 def probe(path: str | Path, *, source: str | None = None) -> Slide:
@@ -48,11 +52,8 @@ def convert(path: str | Path, output: str | Path | None = None, **options: Any) 
 
 
 def _request(path: str | Path, output: str | Path | None, options: dict[str, Any]) -> Any:
-    model, errors = _stage("model"), _stage("errors")
-    unknown = sorted(set(options) - set(model.Options.__dataclass_fields__))
-    if unknown:
-        raise errors.UsageError(f"there is no option {', '.join(unknown)}", remedy="See mimic.Options")
-    return model.Request(Path(path), None if output is None else Path(output), model.Options(**options))
+    place = None if output is None else Path(output)
+    return _stage("model").Request(Path(path), place, _stage("requests").options(**options))
 
 
 def _stage(name: str) -> Any:
@@ -60,6 +61,8 @@ def _stage(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return _stage("errors")
     if name in __all__:
         return getattr(_stage("model"), name)
     raise AttributeError(f"module 'mimic' has no attribute {name!r}")
@@ -69,7 +72,7 @@ class _Package(ModuleType):
     """Keeps ``mimic.convert`` the function: importing the module of that name would put itself in its place."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not (name in __all__ and isinstance(value, ModuleType)):
+        if not (name in FUNCTIONS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mimic import __version__, settings
-from mimic.errors import InternalError, Interrupted, MimicError, UsageError
+from mimic.errors import InternalError, Interrupted, MimicError, OutputError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
-    from mimic.model import Options, Report, Request
+    from mimic.model import Options, Report
+    from mimic.requests import Found
 
 EPILOG = "Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 unsupported, 5 tool missing, 6 tool failed, 7 output, \
 8 verification failed, 9 limit reached, 130 interrupted. Of several slides the highest one counts."
@@ -34,6 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 log = logging.getLogger("mimic")
+
+TIDY_S = 5.0
+"""Further Ctrl-Cs count only after this: people press it twice, and tidying up takes a fraction of it."""
 
 
 class Keep(StrEnum):
@@ -99,7 +107,7 @@ def convert(
     scratch: Annotated[Path | None, typer.Option("--scratch", help="Folder for large temporary files.")] = None,
     deadline: Annotated[float | None, typer.Option("--deadline", help="Seconds that a slide may take.")] = None,
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="Write a JSON report; a folder gets one for each slide.")
+        Path | None, typer.Option("--report", help="JSON report: FILE.json, or a folder for one a slide.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
@@ -107,7 +115,9 @@ def convert(
 ) -> None:
     """Convert slides to Aperio SVS, each verified before it gets its name."""
     with edge(log_file):
-        options = _options(
+        from mimic import requests
+
+        options = requests.options(
             source=source,
             image_index=image,
             mpp_um=mpp,
@@ -125,56 +135,17 @@ def convert(
             scratch=scratch,
             deadline_s=deadline,
         )
-        requests = _requests(inputs, output, options)
-        reports = _convert_all(requests, report_file=report_file, as_json=as_json, quiet=quiet)
-        raise typer.Exit(max(each.exit_code for each in reports))
+        found = _found(inputs, output, options)
+        raise typer.Exit(_convert_all(found, report_file=report_file, as_json=as_json, quiet=quiet))
 
 
-def _convert_all(requests: list[Request], *, report_file: Path | None, as_json: bool, quiet: bool) -> list[Report]:
-    from mimic import executors, screen
-    from mimic import report as reports_
+def _found(inputs: list[str], output: Path | None, options: Options) -> Found:
+    from mimic import requests, screen
 
-    done = []
-    with screen.Watcher(as_json=as_json, quiet=quiet) as watcher:
-        for each in executors.run(requests, settings.load(), watcher):
-            watcher.clear()
-            done.append(each)
-            if as_json:
-                screen.event("report", report=reports_.plain(each))
-            else:
-                screen.report_lines(each)
-            if report_file is not None and len(requests) > 1:
-                reports_.write(each, _folder(report_file) / f"{each.input.name[:200]}.json")
-    if report_file is not None and len(requests) == 1:
-        target = report_file / f"{done[0].input.name[:200]}.json" if report_file.is_dir() else report_file
-        reports_.write(done[0], target)
-    if len(done) > 1 and not as_json:
-        screen.summary(done)
-    return done
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot be a folder for reports: {error.strerror}", path) from error
-    return path
-
-
-def _options(**fields: Any) -> Options:
-    from mimic.model import Options
-
-    if fields.get("downsample", 4) not in (2, 4):
-        raise UsageError(f"--downsample {fields['downsample']} is neither 4 nor 2")
-    return Options(**fields)
-
-
-def _requests(inputs: list[str], output: Path | None, options: Options) -> list[Request]:
-    from mimic import requests
-
-    paths = [path for text in inputs for path in _expand(text)]
-    found = requests.expand(paths, output, options)
-    if not found:
+    found = requests.expand([path for text in inputs for path in _expand(text)], output, options)
+    if not found.requests:
+        for path, reason in found.skipped:
+            screen.error(f"{path}: {reason}")
         raise UsageError(f"no slide in {', '.join(inputs)}", remedy="Name files, or a folder that holds some")
     return found
 
@@ -182,9 +153,39 @@ def _requests(inputs: list[str], output: Path | None, options: Options) -> list[
 def _expand(text: str) -> list[Path]:
     """A glob that the shell left alone (quoted, or on Windows); a file of that very name wins."""
     path = Path(text)
-    if path.exists() or not glob.has_magic(text):
+    if os.path.lexists(path) or not glob.has_magic(text):
         return [path]
     return [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute and drive-letter patterns too or [path]
+
+
+def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet: bool) -> int:
+    """Convert, tell, and return the highest exit code; a report that cannot be written does not end the run."""
+    from mimic import executors, screen
+    from mimic import report as reports_
+
+    several = len(found.requests) + len(found.skipped) > 1
+    sink = reports_.Sink(report_file, several=several) if report_file is not None else None
+    done: list[Report] = []
+    worst = 0
+    with screen.Watcher(as_json=as_json, quiet=quiet) as watcher:
+        skipped = [executors.skipped(path, reason) for path, reason in found.skipped]
+        for each in chain(skipped, executors.run(found.requests, settings.load(), watcher)):
+            watcher.clear()
+            done.append(each)
+            worst = max(worst, each.exit_code)
+            if as_json:
+                screen.event("report", report=reports_.plain(each))
+            else:
+                screen.report_lines(each)
+            if sink is not None:
+                try:
+                    sink.add(each)
+                except OutputError as error:
+                    screen.error(error)
+                    worst, sink = max(worst, error.exit_code), None
+    if several and not as_json:
+        screen.summary(done)
+    return worst
 
 
 @app.command(epilog=EPILOG)
@@ -260,19 +261,22 @@ def check(
     with edge(log_file):
         from mimic import report, screen, verify
 
-        worst = 0
+        worst, told = 0, []
         for file in files:
             try:
                 results = verify.check(file)
             except MimicError as error:
                 worst = max(worst, error.exit_code)
+                told.append({"path": file, "checks": [], "error": str(error), "exit_code": error.exit_code})
                 screen.error(error)
                 continue
-            worst = max(worst, 8 if verify.failed(results) else 0)
-            if as_json:
-                screen.text(report.to_json({"path": file, "checks": results}))
-            else:
+            code = VerificationFailed.exit_code if verify.failed(results) else 0
+            worst = max(worst, code)
+            told.append({"path": file, "checks": results, "error": None, "exit_code": code})
+            if not as_json:
                 screen.checks(file, results)
+        if as_json:
+            screen.text(report.to_json(told))
         raise typer.Exit(worst)
 
 
@@ -296,58 +300,77 @@ def edge(log_file: Path | None) -> Iterator[None]:
     """Where every failure becomes one message and an exit code; a traceback goes to the log file only."""
     from mimic import screen
 
+    with _interruptible():
+        try:
+            with _logging(log_file):
+                yield
+        except (KeyboardInterrupt, Interrupted):
+            screen.error("interrupted; nothing unfinished was left behind")
+            raise typer.Exit(Interrupted.exit_code) from None
+        except MimicError as error:
+            screen.error(error)
+            raise typer.Exit(error.exit_code) from None
+        finally:
+            bfclient = sys.modules.get("mimic.programs.bfclient")
+            if bfclient is not None:
+                bfclient.shutdown()
+
+
+@contextmanager
+def _logging(log_file: Path | None) -> Iterator[None]:
+    """Log into the file, if one is asked for; whatever nobody foresaw becomes an InternalError."""
+    handler = _handler(log_file)
+    root = logging.getLogger()
+    root.addHandler(handler)
     try:
-        _start_log(log_file)
-        with _interruptible():
-            yield
-    except (KeyboardInterrupt, Interrupted):
-        screen.error("interrupted; nothing was left behind")
-        raise typer.Exit(Interrupted.exit_code) from None
-    except MimicError as error:
-        screen.error(error)
-        raise typer.Exit(error.exit_code) from None
-    except (typer.Exit, BrokenPipeError):
+        yield
+    except (MimicError, typer.Exit, BrokenPipeError):
         raise
     except Exception as error:
         log.exception("a bug in mimic")
         text = f"a bug in mimic: {type(error).__name__}: {error}"
-        screen.error(InternalError(text, remedy="Please report it, with the --log-file"))
-        raise typer.Exit(InternalError.exit_code) from None
+        raise InternalError(text, remedy="Please report it, with the --log-file") from error
     finally:
-        bfclient = sys.modules.get("mimic.programs.bfclient")
-        if bfclient is not None:
-            bfclient.shutdown()
+        root.removeHandler(handler)
+        handler.close()
 
 
-def _start_log(log_file: Path | None) -> None:
+def _handler(log_file: Path | None) -> logging.Handler:
     if log_file is None:
-        logging.getLogger().addHandler(logging.NullHandler())  # else Python prints warnings and tracebacks itself
-        return
+        return logging.NullHandler()  # else Python prints warnings and tracebacks itself
     try:
         handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(f"cannot be written as a log: {error.strerror}", log_file) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(handler)
     log.setLevel(logging.DEBUG)
+    return handler
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a conversion as Ctrl-C does: nothing is left behind."""
-    names = ("SIGTERM", "SIGHUP")
-    before = {}
-    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
-        before[number] = signal.signal(number, _interrupt)
+    """SIGTERM and SIGHUP end a conversion as Ctrl-C does; a second one must not end the tidying up.
+
+    What the caller has told to be ignored (nohup, a shell's background jobs) stays ignored.
+    """
+    last_s = -math.inf
+
+    def interrupt(*_: object) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s > TIDY_S:
+            last_s = time.monotonic()
+            raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterat
         for request in requests:
             owner = used.get(request.input.absolute())
             if owner is not None:
-                warning = f"belongs to {owner.name} and was read with it"
-                yield Report(report.SCHEMA, "skipped", request.input, warnings=(warning,))
+                yield skipped(request.input, f"belongs to {owner.name} and was read with it")
                 continue
             done = _attempt(request, settings, watch, made)
             used |= {Path(name): request.input for name in done.input_sha256}
@@ -43,17 +43,27 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterat
 
 def _attempt(request: Request, settings: Settings, watch: Watch, made: dict[Path, Path]) -> Report:
     """``convert`` with every failure turned into a report: the edge, where one slide's bug must not stop the rest."""
+    started = time.monotonic()
     try:
         return convert(request, settings, lambda progress: watch(request, progress), taken=made)
     except MimicError as error:
-        return failed(request, error)
+        return failed(request, error, time.monotonic() - started)
+    except BrokenPipeError:  # of the watcher: nobody listens any more
+        raise
     except Exception as error:
         log.exception("a bug in mimic")
         text = f"a bug in mimic: {type(error).__name__}: {error}"
-        return failed(request, InternalError(text, request.input, "Please report it, with the --log-file"))
+        bug = InternalError(text, request.input, "Please report it, with the --log-file")
+        return failed(request, bug, time.monotonic() - started)
 
 
-def failed(request: Request, error: MimicError) -> Report:
+def failed(request: Request, error: MimicError, seconds_s: float) -> Report:
     """The report of a failure."""
     log.info("%s", error)
-    return Report(report.SCHEMA, "failed", request.input, error=str(error), exit_code=error.exit_code)
+    seconds_s, code = round(seconds_s, 3), error.exit_code
+    return Report(report.SCHEMA, "failed", request.input, seconds_s=seconds_s, error=str(error), exit_code=code)
+
+
+def skipped(path: Path, reason: str) -> Report:
+    """The report of a file that is left alone."""
+    return Report(report.SCHEMA, "skipped", path, warnings=(reason,))

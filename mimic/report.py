@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
 import platform
 import threading
 from collections.abc import Iterable
@@ -15,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mimic import __version__
-from mimic.errors import BadInput, InternalError, Interrupted, writing_failed
-from mimic.model import Tool
+from mimic.errors import BadInput, InternalError, Interrupted, UsageError, writing_failed
+from mimic.model import Report, Tool
 
 SCHEMA = 1
 """Raised when a field changes its meaning or goes away; new fields do not count."""
@@ -50,13 +53,45 @@ def plain(value: object) -> Any:
 
 def write(value: object, path: Path) -> None:
     """``to_json`` into a file, whole or not at all. Raises OutputError."""
-    part = path.with_name(f".{path.name[:200]}.part")
+    part = path.with_name(f".mimic-{os.getpid()}.part")  # short, as the name may have all of the 255 bytes
     try:
         part.write_text(to_json(value) + "\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise writing_failed(error, path) from error
+
+
+class Sink:
+    """Where the reports of a run go: FILE.json holds one, or a list of several; a folder gets a file for each."""
+
+    def __init__(self, target: Path, *, several: bool) -> None:
+        """Raises UsageError when ``target`` cannot be that: better now than after hours of work."""
+        self._target, self._several = target, several
+        self._done: list[Report] = []
+        self._names: set[str] = set()
+        self._file = target.suffix.lower() == ".json" and not target.is_dir()
+        try:
+            (target.parent if self._file else target).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot be a place for reports ({error.strerror})", target, "Name another") from error
+
+    def add(self, report: Report) -> None:
+        """Write the report, and so keep what is done when the run is interrupted later. Raises OutputError."""
+        self._done.append(report)
+        if self._file:
+            write(self._done if self._several else report, self._target)
+        else:
+            write(report, self._target / self._name(report.input))
+
+    def _name(self, path: Path) -> str:
+        """The input's name, cut to what a file system takes, and numbered where two folders have the same."""
+        stem = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+        numbers = ("" if number == 1 else f"-{number}" for number in itertools.count(1))
+        name = next(name for number in numbers if (name := f"{stem}{number}.json").casefold() not in self._names)
+        self._names.add(name.casefold())
+        return name
 
 
 def libraries() -> tuple[Tool, ...]:

@@ -3,52 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mimic import structure
-from mimic.errors import MimicError, UsageError
+from mimic.errors import BadInput, MimicError, UsageError
 from mimic.model import Options, Request
 from mimic.plan import is_file_name, output_stem
 from mimic.probe import find_slides
 
 
-def expand(paths: Iterable[Path], output: Path | None, options: Options) -> list[Request]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the user's words stand for: slides to convert, and files that are left alone, each with the reason."""
+
+    requests: tuple[Request, ...]
+    skipped: tuple[tuple[Path, str], ...] = ()
+
+
+def options(**fields: Any) -> Options:
+    """Options from words. Raises UsageError for one that does not exist, or a value that it cannot have."""
+    unknown = sorted(set(fields) - set(Options.__dataclass_fields__))
+    if unknown:
+        raise UsageError(f"there is no option {', '.join(unknown)}", remedy="See mimic.Options")
+    for name, kind in get_type_hints(Options).items():
+        allowed = get_args(kind) if get_origin(kind) is Literal else ()
+        if name in fields and allowed and fields[name] not in allowed:
+            remedy = f"It can be {' or '.join(str(each) for each in allowed)}"
+            raise UsageError(f"{name} cannot be {fields[name]!r}", remedy=remedy)
+    return Options(**fields)
+
+
+def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Found:
     """A Request for every slide: a file as it is, a folder with all slides below it.
 
     Of the files of one DICOM series in one folder only the first is a slide, the rest belong to it. Raises UsageError
-    when several slides would go into one file.
+    when several slides would go into one file, BadInput for a folder that cannot be read.
     """
     found: dict[Path, Request] = {}
+    skipped: dict[Path, str] = {}
     series: set[tuple[Path, str]] = set()
-    for path, folder in _places(paths, output):
+    for path, place, reason in _places(paths, output):
+        if reason is not None:
+            skipped.setdefault(path, reason)
+            continue
         uid = _series(path)
         if uid is not None and (path.parent, uid) in series:
             continue
         if uid is not None:
             series.add((path.parent, uid))
-        found.setdefault(path, Request(path, folder, options))
+        found.setdefault(path, Request(path, place, options))
     requests = list(found.values())
     if output is not None and is_file_name(output) and len(requests) > 1:
         raise UsageError(f"{len(requests)} slides cannot go into the one file {output}", remedy="Give a folder with -o")
-    return _distinct(requests)
+    return Found(tuple(_distinct(requests)), tuple(skipped.items()))
 
 
-def _places(paths: Iterable[Path], output: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """Every file with the place of its output; what lies below a folder keeps its place below the output folder."""
+def _places(paths: Iterable[Path], output: Path | None) -> Iterator[tuple[Path, Path | None, str | None]]:
+    """Every file, the place of its output, and why it is left alone if it is."""
     for path in paths:
-        if not path.is_dir():
-            yield path, output
-            continue
-        for file in find_slides(path):
-            if output is None and file.suffix == ".svs":
-                continue  # it would replace itself, and most likely is an output of the last run
-            if output is not None and not is_file_name(output):
-                if output.absolute() in file.absolute().parents and output.absolute() != path.absolute():
-                    continue  # an output folder within the input folder
-                yield file, output / file.parent.relative_to(path)
-            else:
-                yield file, output
+        try:
+            if path.is_dir():
+                yield from _below(path, output)
+                continue
+        except OSError as error:
+            raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
+        yield path, output, None
+
+
+def _below(folder: Path, output: Path | None) -> Iterator[tuple[Path, Path | None, str | None]]:
+    """Slides below a folder; each keeps its place below the output folder."""
+    for file in find_slides(folder):
+        if output is not None and is_file_name(output):
+            yield file, output, None
+        elif output is None and file.suffix == ".svs":
+            # it would replace itself, and most likely is an output of the last run
+            yield file, None, "is an SVS already; give an output folder with -o to convert it"
+        elif output is None:
+            yield file, None, None
+        elif output.absolute() not in file.absolute().parents or output.absolute() == folder.absolute():
+            yield file, output / file.parent.relative_to(folder), None  # else: an output folder within the input folder
 
 
 def _series(path: Path) -> str | None:

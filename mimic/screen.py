@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 5.0
 """Between two progress lines where there is no terminal to draw a bar on."""
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def shown(path: Path | str) -> str:
@@ -43,13 +43,12 @@ def error(failure: MimicError | str) -> None:
 
 def event(name: str, **fields: object) -> None:
     """One JSON line on stdout."""
-    sys.stdout.write(json.dumps({"event": name, **fields}, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    text(json.dumps({"event": name, **fields}, ensure_ascii=False))
 
 
 def text(value: str) -> None:
-    """Text as it is on stdout."""
-    sys.stdout.write(value + "\n")
+    """Text on stdout; what is no character is escaped, as JSON and Python do it."""
+    sys.stdout.write(value.encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stdout.flush()
 
 
@@ -80,10 +79,10 @@ class Watcher:
         fresh = (request.input, step.stage) != self._now
         if fresh:
             self._now = (request.input, step.stage)
-            self._started = self._said = time.monotonic()
+            self._started = time.monotonic()
         if self._bar is not None:
             self._draw(request, step, fresh=fresh)
-        elif not self._quiet and (fresh or time.monotonic() - self._said >= LINE_EVERY_S):
+        elif not self._quiet and ((fresh and self._json) or time.monotonic() - self._said >= LINE_EVERY_S):
             self._said = time.monotonic()
             self._line(request, step)
 
@@ -103,7 +102,7 @@ class Watcher:
         if self._json:
             event(
                 "progress",
-                input=shown(request.input),
+                input=str(request.input),
                 stage=step.stage,
                 done_px=step.done_px,
                 total_px=step.total_px,
