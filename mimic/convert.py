@@ -132,8 +132,12 @@ class _Job:
     def _reader(self, image_index: int) -> Iterator[PixelReader]:
         slide = self.plan.slide
         image = next(image for image in slide.images if image.index == image_index)
-        scratch = self.request.options.scratch or self.settings.scratch or self.folder
-        with tempfile.TemporaryDirectory(prefix="mimic-", dir=scratch) as private:
+        scratch = (self.request.options.scratch or self.settings.scratch or self.folder).absolute()
+        try:
+            place = tempfile.TemporaryDirectory(prefix="mimic-", dir=scratch)
+        except OSError as error:
+            raise OutputError(f"no scratch there ({error.strerror})", scratch, "Name another with --scratch") from error
+        with place as private:
             opened = sources.load(slide.source).open(
                 slide, image, threads=self.plan.threads, settings=self.settings, scratch=Path(private)
             )

@@ -28,10 +28,13 @@ def probe(path: Path, settings: Settings, *, source: str | None = None) -> Slide
     Raises UsageError for a folder, BadInput for a file that is missing, damaged or empty, Unsupported for a strange
     one.
     """
-    if path.is_dir():
-        raise UsageError("is a folder", path, "Name a file in it")
-    if not path.exists():
-        raise BadInput("there is no such file", path, "Check the name")
+    try:
+        if path.is_dir():
+            raise UsageError("is a folder", path, "Name a file in it")
+        if not path.exists():
+            raise BadInput("there is no such file", path, "Check the name")
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
     return sources.load(source or sources.choose(path)).probe(path, settings)
 
 
