@@ -17,7 +17,11 @@ from mimic.structure import CziFacts, CziScene
 
 UNCOMPRESSED = 0
 BLACK_MIN_PX = 4096
-"""Smaller corners of a block may well be black; a whole brightfield block of exact zeros is never real."""
+BLACK_MAX_PX = 1 << 20
+BLACK_PART = 4
+"""A whole brightfield block of exact zeros is never real, but a corner of one may well be black (a pen's mark, a
+padded edge). So a quarter of a block is asked for: of the boxes that meet in a block one sees as much. At least
+BLACK_MIN_PX, and no more than BLACK_MAX_PX, which a box of any source has."""
 
 
 class Mosaic:
@@ -32,13 +36,16 @@ class Mosaic:
     def mend(self, box: Box, pixels: Pixels) -> Pixels:
         """``pixels`` of ``box`` with white where nothing was scanned; the same array when nothing is to be done.
 
-        Raises BadInput naming a compressed block that came back as zeros only.
+        Raises BadInput naming a compressed block of which a large part came back as zeros only.
         """
         blocks = self._within(box)
         for x, y, width, height, _, compression in blocks:
-            part = _overlap(box, x, y, width, height)
-            if compression != UNCOMPRESSED and not pixels[part][::16, ::16].any():
-                self._refuse_black(pixels[part], x, y)
+            part = pixels[_overlap(box, x, y, width, height)]
+            enough_px = max(BLACK_MIN_PX, min(width * height // BLACK_PART, BLACK_MAX_PX))
+            suspect = compression != UNCOMPRESSED and part.shape[0] * part.shape[1] >= enough_px
+            if suspect and not part[::16, ::16].any() and not part.any():
+                message = f"the block at x={x}, y={y} came back black: its compressed data are damaged"
+                raise BadInput(message, self._path, "Copy the file again from where it was made")
         if self._covered:
             return pixels
         bare = np.ones(pixels.shape[:2], bool)
@@ -54,11 +61,6 @@ class Mosaic:
         right, lower = box.x_px + box.width_px, box.y_px + box.height_px
         touched = (x < right) & (y < lower) & (x + width > box.x_px) & (y + height > box.y_px)
         return np.asarray(self._blocks[touched], np.int64)
-
-    def _refuse_black(self, part: Pixels, x: int, y: int) -> None:
-        if part.shape[0] * part.shape[1] >= BLACK_MIN_PX and not part.any():
-            message = f"the block at x={x}, y={y} came back black: its compressed data are damaged"
-            raise BadInput(message, self._path, "Copy the file again from where it was made")
 
 
 def _overlap(box: Box, x: int, y: int, width: int, height: int) -> tuple[slice, slice]:

@@ -17,7 +17,7 @@ FRESH_SAMPLES = 8
 
 def sample(reader: PixelReader, samples: tuple[Sample, ...]) -> Check:
     """Whether the source still gives the very pixels that were caught during the pass, at some of their places."""
-    step = -(-len(samples) // FRESH_SAMPLES)
+    step = max(1, -(-len(samples) // FRESH_SAMPLES))
     chosen = sorted(samples[::step], key=lambda each: (each.box.y_px, each.box.x_px))
     wrong = [
         f"x={each.box.x_px}, y={each.box.y_px}"
