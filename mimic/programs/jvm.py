@@ -106,7 +106,8 @@ def java_flags(java: Path, *, tmp: Path, heap_mb: int, cpus: int) -> list[str]:
         "-Djavax.xml.accessExternalSchema=",
         "-Djdk.xml.entityExpansionLimit=1000",
     ]
-    major = int((java_version(java) or "0").split(".")[0])
+    found = re.match(r"\d+", java_version(java) or "")  # "25.0.2", but "26-ea" too
+    major = int(found.group()) if found else 0
     if major >= 17:
         flags.append("--enable-native-access=ALL-UNNAMED")  # keeps Java quiet about JNI codecs
     if major >= 23:

@@ -20,6 +20,8 @@ from mimic.errors import InternalError, LimitReached, ToolMissing
 
 TAIL_LINES = 200
 """Lines of output kept of each stream: enough for a Java stack trace, bounded for a program that never stops."""
+LINE_MAX_BYTES = 1 << 20
+"""A line is kept in pieces of this size, each of which counts as one of the lines kept."""
 GRACE_S = 0.5
 """Between asking a group to end and killing it: bfconvert has nothing worth saving."""
 
@@ -81,32 +83,38 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 class Tail:
-    """The last lines of a stream, read by a thread so that the program never blocks on a full pipe."""
+    """The last lines of a stream, read by a thread so that the program never blocks on a full pipe.
+
+    ``watch`` is called in that thread with every line as it comes, and must not raise.
+    """
 
     def __init__(self, stream: IO[bytes], *, lines: int = TAIL_LINES, watch: Callable[[str], None] | None = None):
-        self._lines: deque[str] = deque(maxlen=lines)
+        self._pieces: deque[bytes] = deque(maxlen=lines)
         self._watch = watch
         self._stream = stream
         self._thread = threading.Thread(target=self._drain, daemon=True, name="mimic-tail")
         self._thread.start()
 
     def _drain(self) -> None:
-        for raw in self._stream:
-            line = raw.decode("utf-8", "replace").rstrip("\r\n")
-            self._lines.append(line)
+        while piece := self._stream.readline(LINE_MAX_BYTES):
+            self._pieces.append(piece)
             if self._watch is not None:
-                self._watch(line)
+                self._watch(_text(piece).rstrip("\n"))
 
     def text(self) -> str:
         """What was kept; waits shortly for the stream's end, which a killed group closes."""
         self._thread.join(2.0)
-        return "\n".join(list(self._lines))
+        return _text(b"".join(self._pieces.copy())).removesuffix("\n")
 
     def close(self) -> None:
         """End the thread and give the file descriptor back; the program must be dead."""
         self._thread.join(2.0)
         if not self._thread.is_alive():
             self._stream.close()
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
 def run(
