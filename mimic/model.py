@@ -19,6 +19,13 @@ Pixels = NDArray[np.uint8]
 Role = Literal["scan", "label", "macro", "thumbnail"]
 Origin = Literal["file", "option", "derived"]
 Keep = Literal["keep", "drop"]
+LabelWish = Literal["keep", "drop", "redact", "file"]
+"""What becomes of the label: "redact" blanks its pixels at its size, "file" takes ``Options.label_file`` instead."""
+MacroWish = Literal["keep", "drop", "crop-label"]
+"""What becomes of the macro: "crop-label" cuts off the side on which the label is."""
+Passthrough = Literal["auto", "never", "require"]
+Colour = tuple[int, int, int]
+"""Red, green, blue, 0 to 255."""
 Profile = Literal["ycc", "rgb"]
 """JPEG colour profile: "ycc" is YCbCr 4:2:0 with self-contained tiles, "rgb" is RGB 4:4:4 with JPEGTables."""
 
@@ -65,6 +72,19 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel of an image that is not RGB. ``low`` and ``high`` are the file's own display range in sample values;
+    ``colour`` is the one the file gives it, ``emission_nm`` its emission wavelength."""
+
+    index: int
+    name: str = ""
+    colour: Colour | None = None
+    emission_nm: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image of a file, with its resolutions, largest first.
 
@@ -87,6 +107,30 @@ class Image:
     scale: Scale | None = None
     objective: Objective | None = None
     acquired: datetime | None = None
+    channel_facts: tuple[Channel, ...] = ()
+    stage_um: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Compressed tiles of the scan that could be copied as they are, or the ``reason`` why they cannot be.
+
+    ``source`` names the module that gives the bytes ("tiff", "dicom"). ``levels`` are those of the source, largest
+    first, all with the same square tile of ``tile_px``. ``compression`` and ``photometric`` are TIFF's numbers,
+    ``subsampling`` TIFF's YCbCrSubSampling, ``jpeg_tables`` the shared tables to be written as tag 347 (None: each tile
+    is whole), ``quality`` the estimate of libjpeg's quality. ``missing`` counts tiles of level 0 that are not there.
+    """
+
+    source: str
+    levels: tuple[Level, ...] = ()
+    tile_px: int = 0
+    compression: int = 7
+    photometric: int = 6
+    subsampling: tuple[int, int] | None = None
+    jpeg_tables: bytes | None = None
+    quality: int | None = None
+    missing: int = 0
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +138,8 @@ class Slide:
     """What a file is: facts only, each as the file states it.
 
     ``path`` is the file that was named, ``files`` every file that is read for it (``path`` included), ``format`` the
-    format's usual name ("Zeiss CZI"), ``source`` the name of the source that read the facts.
+    format's usual name ("Zeiss CZI"), ``source`` the name of the source that read the facts. ``personal`` holds every
+    string of the input that may name a person, a case or a device (see phi.py).
     """
 
     path: Path
@@ -104,6 +149,10 @@ class Slide:
     images: tuple[Image, ...]
     scanner: str | None = None
     warnings: tuple[str, ...] = ()
+    icc_profile: bytes | None = None
+    coded: Coded | None = None
+    personal: tuple[str, ...] = ()
+    missing_tiles: int = 0
 
     def scans(self) -> tuple[Image, ...]:
         """The images of tissue, in the file's order."""
@@ -123,13 +172,27 @@ class Options:
     profile: Profile = "ycc"
     tile_px: int = 256
     downsample: Literal[2, 4] = 4
-    label: Keep = "keep"
-    macro: Keep = "keep"
+    label: LabelWish = "keep"
+    label_file: Path | None = None
+    macro: MacroWish = "keep"
     verify: Literal["sample", "full"] = "sample"
     overwrite: bool = False
     threads: int | None = None
     scratch: Path | None = None
     deadline_s: float | None = None
+    passthrough: Passthrough = "auto"
+    codec: Literal["jpeg", "jp2k"] = "jpeg"
+    z: int | Literal["middle", "max"] | None = None
+    t: int | None = None
+    channels: tuple[int, ...] | None = None
+    colours: tuple[Colour, ...] | None = None
+    ranges: tuple[tuple[int, float, float], ...] = ()
+    grey: bool = False
+    square: bool = False
+    allow_missing: bool = False
+    merge_scenes: bool = False
+    icc: Literal["keep", "srgb", "strip"] = "keep"
+    deidentify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +215,33 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelView:
+    """How one channel is shown: ``colour`` at ``high``, black at ``low``; None: robust percentiles of the whole plane,
+    measured on the smallest level when pixels are read."""
+
+    index: int
+    colour: Colour
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How pixels that are not 8-bit RGB become so; the same for every tile. ``z`` is a plane, or "max" for the maximum
+    over all of them; ``inverted`` says that the file's 0 is white."""
+
+    views: tuple[ChannelView, ...]
+    z: int | Literal["max"] = 0
+    t: int = 0
+    inverted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What convert will do for one scan image, and why: ``reasons`` has a sentence for every choice.
 
     ``levels`` are the output's, largest first, sizes floor(W/f) x floor(H/f). ``thumbnail_px`` is (width, height).
+    ``coded`` is set when compressed tiles are copied; the first ``copied_levels`` levels then are the source's own.
     ``scratch_bytes`` is the room estimated for everything that is written before the output gets its name.
     """
 
@@ -178,6 +264,12 @@ class Plan:
     verify: Literal["sample", "full"]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    coded: Coded | None = None
+    copied_levels: int = 0
+    rendering: Rendering | None = None
+    icc_profile: bytes | None = None
+    deidentify: bool = False
+    allow_missing: bool = False
 
     @property
     def image(self) -> Image:

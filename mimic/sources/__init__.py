@@ -38,6 +38,16 @@ class PixelReader(Protocol):
     def close(self) -> None: ...
 
 
+class TileReader(Protocol):
+    """Compressed tiles of one image as the file holds them; from many threads at once."""
+
+    def tile(self, level: int, column: int, row: int) -> bytes | None:
+        """The tile's bytes as ``Coded`` describes them (tables merged in when they are not shared); None: missing."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Source(Protocol):
     """A module in this package with these functions."""
 
