@@ -9,10 +9,39 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
-from mimic import __version__, encode, pyramid, report, reread, rules, sources, staging, stream, svs, verify
+from mimic import (
+    __version__,
+    encode,
+    pyramid,
+    render,
+    report,
+    reread,
+    rules,
+    sources,
+    staging,
+    stream,
+    svs,
+    verify,
+    views,
+)
 from mimic.errors import BadInput, LimitReached, OutputError, VerificationFailed
-from mimic.model import Check, Picture, Plan, Progress, Report, Request, Result, Sample, Slide, Stage, Written
+from mimic.model import (
+    Check,
+    Image,
+    Picture,
+    Plan,
+    Progress,
+    Rendering,
+    Report,
+    Request,
+    Result,
+    Sample,
+    Slide,
+    Stage,
+    Written,
+)
 from mimic.plan import plan
 from mimic.probe import probe
 from mimic.samples import SampleKeeper
@@ -88,6 +117,7 @@ class _Job:
         size = self.plan.levels[0]
         keeper = SampleKeeper(size.width_px, size.height_px, self.plan.tile_px)
         try:
+            self._resolve()
             written = self._write(keeper)
             converted = time.monotonic()
             checks = self._verify(keeper.samples())
@@ -108,6 +138,13 @@ class _Job:
         if deadline_s is not None and time.monotonic() - self.started > deadline_s:
             raise LimitReached(f"not done within {deadline_s:g} s", self.plan.slide.path, "Raise the deadline")
         self.watch(progress)
+
+    def _resolve(self) -> None:
+        """Measure the display ranges that the file does not state, once, before any pixel is written."""
+        if self.plan.rendering is None:
+            return
+        with self._planes(self.plan.image, self.plan.rendering) as planes:
+            self.plan = replace(self.plan, rendering=render.resolve(planes, self.plan.image, self.plan.rendering))
 
     def _write(self, keeper: SampleKeeper) -> Written:
         plan = self.plan
@@ -132,17 +169,44 @@ class _Job:
     def _reader(self, image_index: int) -> Iterator[PixelReader]:
         slide = self.plan.slide
         image = next(image for image in slide.images if image.index == image_index)
+        rendering = self.plan.rendering if image == self.plan.image else views.of_picture(slide, image)
+        if rendering is not None:
+            with self._planes(image, rendering) as planes:
+                yield render.Rendered(planes, render.resolve(planes, image, rendering), image)
+            return
+        with self._private() as private:
+            opened = sources.load(slide.source).open(
+                slide, image, threads=self.plan.threads, settings=self.settings, scratch=private
+            )
+            with closing(opened) as reader:
+                yield reader
+
+    @contextmanager
+    def _planes(self, image: Image, rendering: Rendering) -> Iterator[render.PlaneReader]:
+        """Samples of ``image`` from a source that renders (``views.can_render``)."""
+        source = cast(render.PlaneSource, sources.load(self.plan.slide.source))
+        with self._private() as private:
+            opened = source.open_planes(
+                self.plan.slide,
+                image,
+                rendering,
+                threads=self.plan.threads,
+                settings=self.settings,
+                scratch=private,
+            )
+            with closing(opened) as planes:
+                yield planes
+
+    @contextmanager
+    def _private(self) -> Iterator[Path]:
+        """A folder for a source's scratch files, gone afterwards."""
         scratch = (self.request.options.scratch or self.settings.scratch or self.folder).absolute()
         try:
             place = tempfile.TemporaryDirectory(prefix="mimic-", dir=scratch)
         except OSError as error:
             raise OutputError(f"no scratch there ({error.strerror})", scratch, "Name another with --scratch") from error
         with place as private:
-            opened = sources.load(slide.source).open(
-                slide, image, threads=self.plan.threads, settings=self.settings, scratch=Path(private)
-            )
-            with closing(opened) as reader:
-                yield reader
+            yield Path(private)
 
     def _verify(self, samples: tuple[Sample, ...]) -> tuple[Check, ...]:
         plan = self.plan

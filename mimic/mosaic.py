@@ -7,14 +7,16 @@ for blocks that it could not decode, which are damage.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimic.errors import BadInput
-from mimic.model import Box, Pixels
+from mimic.model import Box
 from mimic.structure import CziFacts, CziScene
 
+RGB = TypeVar("RGB", np.uint8, np.uint16)
 UNCOMPRESSED = 0
 BLACK_MIN_PX = 4096
 BLACK_MAX_PX = 1 << 20
@@ -33,10 +35,11 @@ class Mosaic:
         self._covered = bool(scene.covered)
         self._path = path
 
-    def mend(self, box: Box, pixels: Pixels) -> Pixels:
-        """``pixels`` of ``box`` with white where nothing was scanned; the same array when nothing is to be done.
+    def mend(self, box: Box, pixels: NDArray[RGB]) -> NDArray[RGB]:
+        """RGB ``pixels`` of ``box`` with white where nothing was scanned; the same array when nothing is to be done.
 
-        Raises BadInput naming a compressed block of which a large part came back as zeros only.
+        For 8-bit and 16-bit RGB, which is brightfield: other channels are fluorescence, where a block may well be black
+        and a hole is. Raises BadInput naming a compressed block of which a large part came back as zeros only.
         """
         blocks = self._within(box)
         for x, y, width, height, _, compression in blocks:
@@ -53,7 +56,7 @@ class Mosaic:
             bare[_overlap(box, x, y, width, height)] = False
         if bare.any():
             pixels = pixels.copy() if not pixels.flags.writeable else pixels
-            pixels[bare] = 255
+            pixels[bare] = np.iinfo(pixels.dtype).max
         return pixels
 
     def _within(self, box: Box) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lxml import etree
 
 from mimic import omexml
-from mimic.model import Objective, Role, Scale
+from mimic.model import Channel, Colour, Objective, Role, Scale
 
 if TYPE_CHECKING:
     import ome_types.model as typed
@@ -51,6 +51,12 @@ LARGEST_UM = 50.0
 is coarser."""
 PRINT_DPI = (72, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1000, 1200)
 """Resolutions that printers, screens and cameras put into TIFF and JPEG tags: 352.8, 264.6, 84.7 um and so on."""
+
+LIGHT_UM = (0.1, 3.0)
+"""Wavelengths between hard ultraviolet and infrared; others are a writer's placeholder."""
+UNLABELLED = frozenset(("Brightfield", "Phase", "DIC", "HoffmanModulation", "ObliqueIllumination", "PolarizedLight"))
+"""OME's contrast methods that send light through the sample."""
+NAME_MAX_CHARS = 60
 
 ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("label", "label image", "slide label", "barcode", "barcode image"), "label"),
@@ -90,6 +96,7 @@ class OmeImage:
     scale: Scale | None
     objective: Objective | None
     acquired: datetime | None
+    channel_facts: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ def parse(xml: str | bytes, path: Path) -> Document:
     names = [element.get("Name", "") for element in elements]
     ids = [element.get("ID", "") for element in elements]
     roles = _roles(names, [omexml.text_of(element, "Description") for element in elements])
+    channels = [_channels(element) for element in elements]
     omexml.strip(root)
     scans = [index for index, role in enumerate(roles) if role == "scan"]
     warnings = list(omexml.mend(root, units={*UM_PER_UNIT, *NO_LENGTH}, doubted=scans))
@@ -121,7 +129,8 @@ def parse(xml: str | bytes, path: Path) -> Document:
         warnings += [doubt] if doubt else []
         objective = _objective(image, ome) if index in scans else None
         facts = _facts(image, index, roles[index])
-        images.append(replace(facts, id=ids[index], name=names[index], scale=scale, objective=objective))
+        facts = replace(facts, id=ids[index], name=names[index], scale=scale, objective=objective)
+        images.append(replace(facts, channel_facts=channels[index]))
     return Document(tuple(images), _scanner(ome), tuple(warnings))
 
 
@@ -208,6 +217,51 @@ def _scale(pixels: typed.Pixels, index: int) -> tuple[Scale | None, str | None]:
     if x_um == y_um == 1.0:
         doubt = f"image {index}: a pixel size of exactly 1 um is what some writers put when they know none"
     return Scale(x_um, y_um, "file", note), doubt
+
+
+def _channels(image: etree._Element) -> tuple[Channel, ...]:
+    """Name, colour and emission of each channel, value by value: one that makes no sense is as good as absent.
+
+    Read before ome-types, to which a colour that is not stated is white. A channel of transmitted light, by its
+    illumination or contrast, says so at the end of its name.
+    """
+    found = []
+    for index, element in enumerate(channel for pixels in omexml.named(image, "Pixels") for channel in _of(pixels)):
+        through = element.get("IlluminationType") == "Transmitted" or element.get("ContrastMethod") in UNLABELLED
+        name = " ".join(element.get("Name", "").split())[:NAME_MAX_CHARS] + " (transmitted light)" * through
+        emission_um = _wavelength_um(element)
+        emission_nm = round(emission_um * 1000, 6) if emission_um is not None else None
+        found.append(Channel(index, name.strip(), colour(element.get("Color")), emission_nm))
+    return tuple(found)
+
+
+def _of(pixels: etree._Element) -> list[etree._Element]:
+    return omexml.named(pixels, "Channel")
+
+
+def _wavelength_um(element: etree._Element) -> float | None:
+    """The emission wavelength, where it is one that a detector of light sees."""
+    try:
+        stated = float(element.get("EmissionWavelength", ""))
+    except ValueError:
+        return None
+    value = _micrometres(stated, element.get("EmissionWavelengthUnit", "nm")) if math.isfinite(stated) else None
+    return value if value is not None and LIGHT_UM[0] <= value <= LIGHT_UM[1] else None
+
+
+def colour(text: str | None) -> Colour | None:
+    """OME's colour: red, green, blue and alpha from the highest byte down, as a signed 32-bit number; -1 is white.
+
+    None for what is no such number, and for black, in which nothing could be seen. Alpha is not used: writers disagree
+    on whether 0 or 255 is opaque.
+    """
+    if text is None or not re.fullmatch(r"[+-]?[0-9]{1,10}", text.strip()):
+        return None
+    value = int(text)
+    if not -(2**31) <= value < 2**32:
+        return None
+    red, green, blue, _ = (value & 0xFFFFFFFF).to_bytes(4, "big")
+    return (red, green, blue) if red or green or blue else None
 
 
 def _micrometres(size: float | None, unit: str) -> float | None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mimic import views
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Image, Level, Objective, Options, Picture, Plan, Scale, Slide
 
@@ -60,7 +61,7 @@ def plan(slide: Slide, options: Options, *, output: Path | None, threads: int) -
     """One Plan for every scan image to be converted, in the file's order.
 
     ``output`` is a file that ends in .svs, a folder, or None for the input's own folder. Raises UsageError, BadInput
-    (no scale) or Unsupported (not 8-bit RGB), each with a remedy.
+    (no scale) or Unsupported (too small, or samples that are no intensities), each with a remedy.
     """
     _check_options(options)
     images = _choose_images(slide, options)
@@ -141,6 +142,7 @@ def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, t
     _refuse_what_cannot_be_written(slide, image)
     why = _Why(warnings=list(slide.warnings))
     _explain_source(slide, image, why)
+    rendering = views.decide(slide, image, options, say=why.say, warn=why.warn)
     scale = _decide_scale(slide, image, options, why)
     objective = _decide_objective(image, options, scale, why)
     levels = _decide_levels(image.levels[0], options, why)
@@ -171,18 +173,12 @@ def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, t
         verify=options.verify,
         reasons=tuple(why.reasons),
         warnings=tuple(why.warnings),
+        rendering=rendering,
     )
 
 
 def _refuse_what_cannot_be_written(slide: Slide, image: Image) -> None:
     name = f"image {image.index}" + (f" ({image.name})" if image.name else "")
-    if not (image.rgb and image.channels == 3 and image.pixel_type == "uint8"):
-        kind = f"{image.channels} channel{'s' if image.channels != 1 else ''} of {image.pixel_type}"
-        remedy = "Only 8-bit RGB is converted so far; choose another image with --image, if there is one"
-        raise Unsupported(f"{name} has {kind}, not 8-bit RGB", slide.path, remedy)
-    if image.z_planes > 1 or image.t_frames > 1:
-        kind = f"{image.z_planes} focus planes and {image.t_frames} time points"
-        raise Unsupported(f"{name} has {kind}; a slide has one of each", slide.path, "Export one plane first")
     size = image.levels[0]
     if not all(SCAN_MIN_PX <= side <= SCAN_MAX_PX for side in (size.width_px, size.height_px)):
         limits = f"{SCAN_MIN_PX} to {SCAN_MAX_PX} px a side"
@@ -316,7 +312,7 @@ def _decide_pictures(slide: Slide, image: Image, options: Options, why: _Why) ->
             why.say(f"the {role} is left out, as --{role} drop asks")
             continue
         picture = max(found, key=lambda other: other.levels[0].width_px * other.levels[0].height_px)
-        if not (picture.rgb and picture.channels == 3 and picture.pixel_type == "uint8"):
+        if not (views.plain(picture) or views.can_render(slide, picture)):
             why.warn(f"the {role} (image {picture.index}) is not 8-bit RGB and was left out")
             continue
         width, height = _fit(picture.levels[0].width_px, picture.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))

@@ -28,7 +28,8 @@ def compare(slide: Slide, czi: CziFacts) -> tuple[str, ...]:
             raise BadInput(message, slide.path, REMEDY)
         if scene.covered_px is not None and not scene.covered:
             bare = 1 - scene.covered_px / (scene.width_px * scene.height_px)
-            warnings.append(f"{bare:.1%} of image {scan.index} was not scanned and is written white")
+            colour = "white" if scan.rgb else "black"
+            warnings.append(f"{bare:.1%} of image {scan.index} was not scanned and is written {colour}")
     return tuple(warnings)
 
 

@@ -16,6 +16,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Literal
 
+from mimic import views
 from mimic.errors import InternalError
 from mimic.model import Level, Objective, Page, Picture, Plan, Scale, Tag
 
@@ -216,6 +217,7 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
         "OriginalWidth": str(wide),
         "Originalheight": str(high),
         "Converter": f"mimic {version}",
+        "Rendering": _rendering(plan),
         "Source Format": plan.slide.format,
         "MPP Source": _origin(plan.scale),
         "AppMag Source": _origin(plan.objective),
@@ -223,6 +225,11 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
     }
     cleaned = ((key, clean(value)) for key, value in found.items() if value)
     return tuple((key, value) for key, value in cleaned if value)
+
+
+def _rendering(plan: Plan) -> str | None:
+    """How the colours were made, for pixels that were not 8-bit RGB: nobody may take them for a stain's."""
+    return None if plan.rendering is None else views.text(plan.image, plan.rendering, names=not plan.deidentify)
 
 
 def _appmag(objective: Objective | None) -> int | None:

@@ -197,11 +197,13 @@ class Server:
         return {}
 
     def op_read(self, request: Json) -> Json:
-        """Bytes of a box of a plane, as Bio-Formats gives them, into the handle's block at ``offset``."""
+        """Bytes of a box of plane z, c, t of a level, as they are, into the handle's block at ``offset``."""
         series = self._opened[request["handle"]]
         reader = series.lease()
         try:
-            data = reader.openBytes(request["plane"], *request["box"])
+            if reader.getResolution() != request["level"]:
+                reader.setResolution(request["level"])
+            data = reader.openBytes(reader.getIndex(*request["plane"]), *request["box"])
             size, offset = len(data), request["offset"]
             if series.block is not None and size <= request["room"]:
                 with memoryview(series.block)[offset : offset + size] as view:
@@ -299,11 +301,28 @@ def _series(reader: Any, index: int) -> Json:
         "t": reader.getSizeT(),
         "planes": reader.getImageCount(),
         "interleaved": bool(reader.isInterleaved()),
-        "indexed": bool(reader.isIndexed()) and not bool(reader.isFalseColor()),
+        "palette": _palette(reader),
+        "little_endian": bool(reader.isLittleEndian()),
         "thumbnail": bool(reader.isThumbnailSeries()),
         "pixel_type": str(jpype.JClass("loci.formats.FormatTools").getPixelTypeString(reader.getPixelType())),
         "bits": reader.getBitsPerPixel(),
     }
+
+
+def _palette(reader: Any) -> list[list[int]] | None:
+    """Red, green and blue, 0 to 255, of each value of an image whose samples are numbers of colours.
+
+    Lookup tables that only tint a channel (Bio-Formats: false colour) are none. Some readers know the table only after
+    a plane was read.
+    """
+    if not reader.isIndexed() or reader.isFalseColor():
+        return None
+    reader.openBytes(0, 0, 0, 1, 1)
+    if (table := reader.get8BitLookupTable()) is not None:
+        return [[int(value) & 0xFF for value in part] for part in table][:3]
+    if (table := reader.get16BitLookupTable()) is not None:
+        return [[(int(value) & 0xFFFF) >> 8 for value in part] for part in table][:3]
+    return None
 
 
 def _describe(error: Any) -> Json:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimic import ome, scenes, structure
-from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
-from mimic.model import Box, Image, Level, Pixels, Role, Scale, Slide, Tool
+from mimic.errors import BadInput, InternalError, MimicError, ToolFailed, Unsupported
+from mimic.model import Box, Image, Level, Pixels, Rendering, Role, Scale, Slide, Tool
 from mimic.programs import bfclient, jvm
+from mimic.render import DTYPES, Samples, arrange
 from mimic.settings import Settings
 
 BOX_MIN_PX = 2048
@@ -24,6 +26,9 @@ BOX_MAX_BYTES = 32 << 20
 PLAIN_FORMATS = ("Tagged Image File Format", "JPEG", "Portable Network Graphics", "Windows Bitmap", "JPEG-2000")
 """Formats whose resolution tag speaks of paper, not of a microscope."""
 PLAIN_SCALE_UM = (0.05, 5.0)
+CZI_FULL = {"uint8": 255.0, "uint16": 65535.0}
+"""What 1 means in a CZI's display settings: all that the type holds, also when the camera has 12 bits (a real file's
+0.15259 is 10000 of 65535)."""
 
 Json = dict[str, Any]
 
@@ -59,7 +64,12 @@ def probe(path: Path, settings: Settings) -> Slide:
         for index, (core, described) in enumerate(zip(found["series"], document.images, strict=True))
     )
     slide = Slide(path, files, found["format"], "bioformats", images, document.scanner, tuple(warnings))
-    return slide if facts.czi is None else replace(slide, warnings=(*warnings, *scenes.compare(slide, facts.czi)))
+    if facts.czi is None:
+        return slide
+    shown = replace(slide, images=tuple(_displayed(image, facts.czi.display) for image in images))
+    if any(each.gamma != 1 for each in facts.czi.display) and not all(image.rgb for image in slide.scans()):
+        warnings.append("its display settings bend the brightness (gamma); it is rendered without that")
+    return replace(shown, warnings=(*warnings, *scenes.compare(slide, facts.czi)))
 
 
 def _companion(name: str, path: Path) -> Path:
@@ -80,21 +90,41 @@ def _image(index: int, core: Json, described: ome.OmeImage, format_name: str) ->
     scale = described.scale
     if scale is not None and format_name in PLAIN_FORMATS and not _microscopic(scale):
         scale = None
+    coloured = _has_palette(core)
     return Image(
         index=index,
         role=_role(core, described.role),
         name=described.name,
         levels=tuple(Level(level["width"], level["height"], *level["tile"]) for level in core["levels"]),
-        channels=core["channels"],
-        rgb=core["rgb"] and core["rgb_channels"] == core["channels"],
-        pixel_type=core["pixel_type"],
-        bits=core["bits"],
+        channels=3 if coloured else core["channels"],
+        rgb=coloured or (core["rgb"] and core["rgb_channels"] == core["channels"]),
+        pixel_type="uint8" if coloured else core["pixel_type"],
+        bits=8 if coloured else core["bits"],
         z_planes=core["z"],
         t_frames=core["t"],
         scale=scale,
         objective=described.objective,
         acquired=described.acquired,
+        channel_facts=described.channel_facts,
     )
+
+
+def _has_palette(core: Json) -> bool:
+    """Whether samples are numbers of colours, which are looked up as they are read."""
+    return core["palette"] is not None and core["channels"] == 1 and core["pixel_type"] in ("uint8", "uint16")
+
+
+def _displayed(image: Image, settings: Sequence[structure.CziDisplay]) -> Image:
+    """``image`` with the ranges and colours of a CZI's display settings, in sample values of its channels."""
+    if image.role != "scan" or image.rgb or image.pixel_type not in CZI_FULL:
+        return image
+    full, facts = CZI_FULL[image.pixel_type], {each.index: each for each in image.channel_facts}
+    for shown in settings:
+        if shown.index in facts:
+            low, high = (None if part is None else round(part * full, 3) for part in (shown.low, shown.high))
+            colour = shown.colour or facts[shown.index].colour
+            facts[shown.index] = replace(facts[shown.index], low=low, high=high, colour=colour)
+    return replace(image, channel_facts=tuple(facts.values()))
 
 
 def _microscopic(scale: Scale) -> bool:
@@ -106,25 +136,31 @@ def _role(core: Json, named: Role) -> Role:
     return "thumbnail" if named == "scan" and core["thumbnail"] else named
 
 
-class Reader:
-    """Boxes of one series; safe for many threads: each request leases a Java reader and a slot of shared memory."""
+class Planes:
+    """Samples of one series; safe for many threads: each request leases a Java reader and a slot of shared memory.
+
+    A palette is looked up at once: its image has the three channels of 8 bits that ``probe`` says.
+    """
 
     sequential = False
 
-    def __init__(self, slide: Slide, image: Image, *, threads: int, settings: Settings) -> None:
+    def __init__(self, slide: Slide, image: Image, *, threads: int, settings: Settings, shown: int = 3) -> None:
+        """``shown`` is how many channels of a box are held at a time: boxes are made the smaller for it."""
         self._slide = slide
-        self._size = image.levels[0]
+        self._levels = image.levels
         self._closed = False
         czi = structure.whole(slide.path).czi
-        self._mosaic = scenes.mosaic_of(slide, image, czi) if czi is not None else None
-        self._box = box_size(self._size, czi)
+        self._mosaic = scenes.mosaic_of(slide, image, czi) if czi is not None and image.rgb else None
         self._server = bfclient.server(settings, threads)
-        self._handle, core = self._server.open(slide.path, image.index)
+        self._handle, self._core = self._server.open(slide.path, image.index)
         try:
-            if core["pixel_type"] != "uint8" or not core["rgb"] or core["rgb_channels"] != 3:
-                raise Unsupported(f"image {image.index} is not 8-bit RGB", slide.path)
-            self._interleaved = core["interleaved"]
-            slot_bytes = self._box[0] * self._box[1] * 3
+            if self._core["pixel_type"] not in DTYPES:
+                raise Unsupported(f"image {image.index} is of {self._core['pixel_type']}", slide.path)
+            self._palette = np.array(self._core["palette"], np.uint8).T if _has_palette(self._core) else None
+            sample_bytes = np.dtype(DTYPES[self._core["pixel_type"]]).itemsize
+            self._pixel_bytes = sample_bytes * self._core["rgb_channels"]
+            self._box = box_size(self._levels[0], czi, pixel_bytes=max(self._pixel_bytes, sample_bytes * shown, 3))
+            slot_bytes = self._box[0] * self._box[1] * self._pixel_bytes
             self._shared = bfclient.SharedBlock(self._server, self._handle, slots=threads + 1, slot_bytes=slot_bytes)
         except MimicError:
             self._server.drop(self._handle)
@@ -132,21 +168,36 @@ class Reader:
 
     def boxes(self) -> Sequence[Box]:
         """Row by row, aligned to the file's own tiles."""
-        return grid(self._size, self._box)
+        return grid(self._levels[0], self._box)
 
-    def read(self, box: Box) -> Pixels:
-        """Pixels of ``box``, in slot-sized parts where it is larger. Raises BadInput where the source is damaged."""
+    def samples(self, box: Box, channels: Sequence[int], *, z: int, t: int, level: int = 0) -> list[Samples]:
+        """One array a channel, as ``render.PlaneReader`` has it; a plane that holds several channels is read once."""
+        per_pixel = 3 if self._palette is not None else int(self._core["rgb_channels"])
+        read = {c: self.plane(box, c, z=z, t=t, level=level) for c in {index // per_pixel for index in channels}}
+        return [read[index // per_pixel][..., index % per_pixel] for index in channels]
+
+    def plane(self, box: Box, c: int, *, z: int, t: int, level: int = 0) -> Samples:
+        """All samples of a box, shape (height, width, samples), in slot-sized parts where it is larger.
+
+        Raises BadInput where the source is damaged.
+        """
         if box.width_px <= self._box[0] and box.height_px <= self._box[1]:
-            return self._read(box)
-        whole = np.empty((box.height_px, box.width_px, 3), np.uint8)
-        for part in grid(Level(box.width_px, box.height_px), self._box):
+            return self._part(box, (z, c, t), level)
+        parts = grid(Level(box.width_px, box.height_px), self._box)
+        whole: Samples | None = None
+        for part in parts:
             place = Box(box.x_px + part.x_px, box.y_px + part.y_px, part.width_px, part.height_px)
+            found = self._part(place, (z, c, t), level)
+            if whole is None:
+                whole = np.empty((box.height_px, box.width_px, found.shape[2]), found.dtype)
             rows = slice(part.y_px, part.y_px + part.height_px)
-            whole[rows, part.x_px : part.x_px + part.width_px] = self._read(place)
+            whole[rows, part.x_px : part.x_px + part.width_px] = found
+        if whole is None:
+            raise InternalError("an empty box was asked for", self._slide.path)
         return whole
 
-    def _read(self, box: Box) -> Pixels:
-        size = box.width_px * box.height_px * 3
+    def _part(self, box: Box, plane: tuple[int, int, int], level: int) -> Samples:
+        size = box.width_px * box.height_px * self._pixel_bytes
         if self._closed:
             raise ToolFailed("the reader is closed", self._slide.path)
         offset = self._shared.lease()
@@ -155,7 +206,8 @@ class Reader:
                 "read",
                 self._slide.path,
                 handle=self._handle,
-                plane=0,
+                plane=plane,
+                level=level,
                 box=[box.x_px, box.y_px, box.width_px, box.height_px],
                 offset=offset,
                 room=size,
@@ -164,23 +216,27 @@ class Reader:
                 message = f"Bio-Formats gave {answer.result['bytes']} bytes for {size} at x={box.x_px}, y={box.y_px}"
                 raise BadInput(message, self._slide.path)
             with self._shared.view(offset, size) as view:
-                pixels = self._arrange(np.frombuffer(view, np.uint8), box)
+                samples = self._arrange(np.frombuffer(view, np.uint8), box)
         finally:
             self._shared.release(offset)
         if answer.warnings:
             place = f"near x={box.x_px}, y={box.y_px}"
             message = f"Bio-Formats reports damage {place}: {answer.warnings[0][:200]}"
             raise BadInput(message, self._slide.path, "Copy the file again from where it was made")
-        return self._mosaic.mend(box, pixels) if self._mosaic is not None else pixels
+        return self._mosaic.mend(box, samples) if self._mosaic is not None and not level else samples
 
-    def _arrange(self, data: Pixels, box: Box) -> Pixels:
-        shape = (box.height_px, box.width_px, 3)
-        if self._interleaved:
-            return data.reshape(shape).copy()
-        pixels = np.empty(shape, np.uint8)
-        for channel, plane in enumerate(data.reshape(3, *shape[:2])):
-            pixels[..., channel] = plane
-        return pixels
+    def _arrange(self, data: NDArray[np.uint8], box: Box) -> Samples:
+        core = self._core
+        samples = arrange(
+            data,
+            size_px=(box.width_px, box.height_px),
+            per_pixel=core["rgb_channels"],
+            kind=core["pixel_type"],
+            order="<" if core["little_endian"] else ">",
+            interleaved=core["interleaved"],
+        )
+        # a number beyond the table is damage that decoders pass over: it takes the last colour
+        return samples if self._palette is None else np.take(self._palette, samples[..., 0], axis=0, mode="clip")
 
     def close(self) -> None:
         """Close the Java readers and give the shared memory back; may be called twice.
@@ -194,12 +250,48 @@ class Reader:
         self._shared.close()
 
 
+class Reader:
+    """Boxes of one series of 8-bit RGB, as the file has them."""
+
+    sequential = False
+
+    def __init__(self, slide: Slide, image: Image, *, threads: int, settings: Settings) -> None:
+        if image.pixel_type != "uint8" or not image.rgb or image.channels != 3:
+            raise Unsupported(f"image {image.index} is not 8-bit RGB", slide.path)
+        self._planes = Planes(slide, image, threads=threads, settings=settings)
+
+    def boxes(self) -> Sequence[Box]:
+        """Row by row, aligned to the file's own tiles."""
+        return self._planes.boxes()
+
+    def read(self, box: Box) -> Pixels:
+        """Pixels of ``box``. Raises BadInput where the source is damaged."""
+        return self._planes.plane(box, 0, z=0, t=0)
+
+    def close(self) -> None:
+        """As that of ``Planes``."""
+        self._planes.close()
+
+
 def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path) -> Reader:  # noqa: ARG001
     """A reader of ``image`` with as many Java readers as threads; it needs no ``scratch``."""
     return Reader(slide, image, threads=threads, settings=settings)
 
 
-def box_size(size: Level, czi: structure.CziFacts | None) -> tuple[int, int]:
+def open_planes(
+    slide: Slide,
+    image: Image,
+    rendering: Rendering,
+    *,
+    threads: int,
+    settings: Settings,
+    scratch: Path,  # noqa: ARG001
+) -> Planes:
+    """A reader of the samples that ``rendering`` shows; it needs no ``scratch``."""
+    return Planes(slide, image, threads=threads, settings=settings, shown=len(rendering.views))
+
+
+def box_size(size: Level, czi: structure.CziFacts | None, *, pixel_bytes: int = 3) -> tuple[int, int]:
     """(width, height) of boxes: whole tiles of the file, about 2048 px, at most BOX_MAX_BYTES, within the image.
 
     Tiles are a CZI's own (Bio-Formats' are wrong for its pyramids), else what Bio-Formats says.
@@ -209,7 +301,7 @@ def box_size(size: Level, czi: structure.CziFacts | None) -> tuple[int, int]:
         tile_width, tile_height = czi.tile_width_px, czi.tile_height_px
     width = min(size.width_px, _multiple(tile_width, BOX_MIN_PX))
     height = min(size.height_px, _multiple(tile_height, BOX_MIN_PX))
-    rows_max = max(1, BOX_MAX_BYTES // (3 * width))
+    rows_max = max(1, BOX_MAX_BYTES // (pixel_bytes * width))
     if height > rows_max:
         height = max(rows_max // tile_height * tile_height, 1) if tile_height <= rows_max else rows_max
     return width, height

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mimic.errors import BadInput
 from mimic.structure import czi, dicom, pictures, tiff
-from mimic.structure.facts import CziFacts, CziScene, DicomFacts, Facts
+from mimic.structure.facts import CziDisplay, CziFacts, CziScene, DicomFacts, Facts
 from mimic.structure.reader import Input
 
-__all__ = ["CziFacts", "CziScene", "DicomFacts", "Facts", "check", "container", "whole"]
+__all__ = ["CziDisplay", "CziFacts", "CziScene", "DicomFacts", "Facts", "check", "container", "whole"]
 
 CHECKS: dict[str, Callable[[Input], Facts]] = {
     "tiff": tiff.check,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mimic.errors import BadInput
 from mimic.structure.coverage import covered_px
+from mimic.structure.czidisplay import display
 from mimic.structure.facts import CziFacts, CziScene, Facts
 from mimic.structure.reader import Input
 
@@ -168,10 +169,10 @@ def _check_attachments(source: Input, position: int) -> None:
             raise source.damaged(f"{what} claims {length} bytes in a segment of {room}")
 
 
-def _xml_size(source: Input, xml: bytes) -> tuple[int | None, int | None]:
-    """SizeX and SizeY of Information/Image. Raises BadInput for XML without its end, or with a DOCTYPE."""
+def _xml_root(source: Input, xml: bytes | None) -> etree._Element | None:
+    """The root element. Raises BadInput for XML without its end, or with a DOCTYPE."""
     if not xml:
-        return None, None
+        return None
     if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
         raise source.damaged("its metadata declares a document type, which no ZEISS software writes")
     # recover: ZEN lets characters through that XML forbids; whether the text is whole is told by its last tag
@@ -184,6 +185,11 @@ def _xml_size(source: Input, xml: bytes) -> tuple[int | None, int | None]:
         raise source.damaged("its metadata is not XML") from error
     if root is None or not re.search(rb"</\s*" + re.escape(str(root.tag).encode()) + rb"\s*>$", xml):
         raise source.damaged("its metadata breaks off before the closing tag")
+    return root
+
+
+def _xml_size(root: etree._Element) -> tuple[int | None, int | None]:
+    """SizeX and SizeY of Information/Image."""
     texts = [root.findtext(f".//Information/Image/{name}") or "" for name in ("SizeX", "SizeY")]
     width, height = (int(text) if text.strip().isdecimal() and len(text) < 12 else None for text in texts)
     return width or None, height or None
@@ -196,7 +202,8 @@ def _facts(source: Input, subblocks: list[Subblock], xml: bytes | None) -> CziFa
     rows = np.array(
         [(s.scene, s.x_px, s.y_px, s.width_px, s.height_px, s.pixel_type, s.compression) for s in full], np.int64
     )
-    width, height = _xml_size(source, xml) if xml is not None else (None, None)
+    root = _xml_root(source, xml)
+    width, height = _xml_size(root) if root is not None else (None, None)
     x, y, across, down = _bounds(rows)
     planes = {plane: number for number, plane in enumerate(dict.fromkeys(s.plane for s in full))}
     plane_of = np.array([planes[s.plane] for s in full], np.int64)
@@ -213,6 +220,7 @@ def _facts(source: Input, subblocks: list[Subblock], xml: bytes | None) -> CziFa
         tile_width_px=int(np.median(rows[:, 3])),
         tile_height_px=int(np.median(rows[:, 4])),
         pyramid_subblocks=len(subblocks) - len(full),
+        display=display(root) if root is not None else (),
     )
 
 

@@ -30,6 +30,18 @@ class CziScene:
         return None if self.covered_px is None else self.covered_px == self.width_px * self.height_px
 
 
+@dataclass(frozen=True, slots=True)
+class CziDisplay:
+    """How a CZI's own software shows one channel: ``low`` and ``high`` are parts (0 to 1) of what its pixel type holds,
+    ``colour`` is red, green, blue."""
+
+    index: int
+    low: float | None = None
+    high: float | None = None
+    gamma: float = 1.0
+    colour: tuple[int, int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CziFacts:
     """A CZI by its own directory and XML.
@@ -50,6 +62,7 @@ class CziFacts:
     tile_width_px: int
     tile_height_px: int
     pyramid_subblocks: int
+    display: tuple[CziDisplay, ...] = ()
 
     @property
     def covered(self) -> bool | None:
@@ -60,7 +73,9 @@ class CziFacts:
 
 @dataclass(frozen=True, slots=True)
 class DicomFacts:
-    """A DICOM instance by its own header. ``matrix_*_px`` is the total pixel matrix of a whole-slide image."""
+    """A DICOM instance by its own header. ``matrix_*_px`` is the total pixel matrix of a whole-slide image;
+    ``concatenation`` the UID of the whole of which this is a part, the part's number (from 1) and how many there are
+    (0: not told)."""
 
     sop_class_uid: str | None
     series_instance_uid: str | None
@@ -71,6 +86,7 @@ class DicomFacts:
     rows_px: int
     matrix_width_px: int | None
     matrix_height_px: int | None
+    concatenation: tuple[str, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
