@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimic import __version__, settings
+from mimic import __version__, cli_survey, settings
 from mimic.errors import InternalError, Interrupted, MimicError, OutputError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -371,6 +371,9 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number in heard:
             signal.signal(number, before[number])
+
+
+cli_survey.register(app, epilog=EPILOG)
 
 
 def main() -> None:

@@ -330,10 +330,16 @@ def csv_cell(value: object) -> str:
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
 
 
-def write_text(text: str, path: Path) -> None:
-    """``text`` into a file, whole or not at all. Raises UsageError for a slide's name, OutputError."""
+def check_target(path: Path) -> None:
+    """Raises UsageError for the name of a slide or of a folder: what is there must not be overwritten by a table."""
     if path.suffix.lower() in SUFFIXES:
-        raise UsageError("that is a slide's name, and would be overwritten", path, "Give a table's name")
+        raise UsageError("that is a slide's name, not a table's", path, "End it in .csv or .html")
+    if path.is_dir():
+        raise UsageError("that is a folder", path, "Name a file in it")
+
+
+def write_text(text: str, path: Path) -> None:
+    """``text`` into a file, whole or not at all. Raises OutputError."""
     part = path.with_name(f".mimic-{os.getpid()}.part")  # short, as the name may have all of the 255 bytes
     try:
         with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
