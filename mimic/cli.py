@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimic import __version__, cli_survey, settings
+from mimic import __version__, cli_edit, cli_survey, settings
 from mimic.errors import InternalError, Interrupted, MimicError, OutputError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ Quality = Annotated[int, typer.Option("-q", "--quality", help="JPEG quality, 1 t
 RgbJpeg = Annotated[bool, typer.Option("--rgb-jpeg", help="RGB 4:4:4 with shared tables: larger, widest reach.")]
 Tile = Annotated[int, typer.Option("--tile", help="Tile size in pixels, a multiple of 16.")]
 Down = Annotated[int, typer.Option("--downsample", help="Factor between levels: 4 or 2.")]
+Channels = Annotated[str | None, typer.Option("--channels", help="Show these channels only: 0,2.")]
+Colors = Annotated[str | None, typer.Option("--colors", help="Their colours: FF0000,00FF00.")]
+Ranges = Annotated[
+    list[str] | None, typer.Option("--range", help="Black and full colour of a channel: 0:120-4000; repeatable.")
+]
+Grey = Annotated[bool, typer.Option("--grey", help="Show channels in grey.")]
+ZPlane = Annotated[str | None, typer.Option("--z", help="Focus plane from 0 on, middle (default), or max of all.")]
+TFrame = Annotated[int | None, typer.Option("--t", help="Time point from 0 on.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.")]
 LABEL = typer.Option("--label", help="Keep the label, or drop it.")
 MACRO = typer.Option("--macro", help="Keep the macro, or drop it.")
@@ -101,6 +109,12 @@ def convert(
     downsample: Down = 4,
     label: Annotated[Keep, LABEL] = Keep.keep,
     macro: Annotated[Keep, MACRO] = Keep.keep,
+    channels: Channels = None,
+    colors: Colors = None,
+    range_: Ranges = None,
+    grey: Grey = False,
+    z: ZPlane = None,
+    t: TFrame = None,
     verify: Annotated[Verify, typer.Option("--verify", help="Compare samples, or every pixel.")] = Verify.sample,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads; as many as cores by default.")] = None,
@@ -129,6 +143,7 @@ def convert(
             downsample=downsample,
             label=label.value,
             macro=macro.value,
+            **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
             verify=verify.value,
             overwrite=overwrite,
             threads=threads,
@@ -137,6 +152,22 @@ def convert(
         )
         found = _found(inputs, output, options)
         raise typer.Exit(_convert_all(found, report_file=report_file, as_json=as_json, quiet=quiet))
+
+
+def _rendering(
+    channels: str | None, colors: str | None, ranges: list[str] | None, *, grey: bool, z: str | None, t: int | None
+) -> dict[str, Any]:
+    """The options that say how channels and planes are shown."""
+    from mimic import views
+
+    return {
+        "channels": None if channels is None else views.parse_channels(channels),
+        "colours": None if colors is None else views.parse_colours(colors),
+        "ranges": tuple(map(views.parse_range, ranges or ())),
+        "grey": grey,
+        "z": None if z is None else views.parse_z(z),
+        "t": t,
+    }
 
 
 def _found(inputs: list[str], output: Path | None, options: Options) -> Found:
@@ -221,6 +252,12 @@ def plan(
     downsample: Down = 4,
     label: Annotated[Keep, LABEL] = Keep.keep,
     macro: Annotated[Keep, MACRO] = Keep.keep,
+    channels: Channels = None,
+    colors: Colors = None,
+    range_: Ranges = None,
+    grey: Grey = False,
+    z: ZPlane = None,
+    t: TFrame = None,
     as_json: Json = False,
     log_file: LogFile = None,
 ) -> None:
@@ -243,6 +280,7 @@ def plan(
             downsample=downsample,
             label=label.value,
             macro=macro.value,
+            **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
         )
         if as_json:
             screen.text(report.to_json(plans))
@@ -374,6 +412,7 @@ def _interruptible() -> Iterator[None]:
 
 
 cli_survey.register(app, epilog=EPILOG)
+cli_edit.register(app, epilog=EPILOG)
 
 
 def main() -> None:

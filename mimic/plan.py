@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mimic import views
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Image, Level, Objective, Options, Picture, Plan, Scale, Slide
+from mimic.views import can_render, plain
+from mimic.views import decide as decide_rendering
 
 THUMBNAIL_PX = (1024, 768)
 """Genuine thumbnails fit in this; svs-spec.md, section 3."""
@@ -102,8 +103,8 @@ def _choose_images(slide: Slide, options: Options) -> tuple[Image, ...]:
 
 
 def _name_outputs(slide: Slide, images: tuple[Image, ...], output: Path | None, options: Options) -> list[Path]:
-    stem = output_stem(slide.path)
-    folder = slide.path.parent if output is None else output
+    folder, stem = _home(slide)
+    folder = folder if output is None else output
     single = len(images) == 1
     if output is not None and is_file_name(output):
         if not single:
@@ -117,6 +118,15 @@ def _name_outputs(slide: Slide, images: tuple[Image, ...], output: Path | None, 
         number = places.index(image.index) + 1 if image.index in places else image.index
         names.append(folder / (f"{stem}_s{number}.svs" if numbered else f"{stem}.svs"))
     return names
+
+
+def _home(slide: Slide) -> tuple[Path, str]:
+    """Where an output goes by default, and its name: beside the input. A DICOM series is its folder: its files are
+    named by numbers, and any of them leads to the same slide."""
+    folder = slide.path.parent
+    if slide.format == "DICOM" and len(slide.files) > 1 and folder.name:
+        return folder.parent, folder.name
+    return folder, output_stem(slide.path)
 
 
 def output_stem(path: Path) -> str:
@@ -142,7 +152,7 @@ def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, t
     _refuse_what_cannot_be_written(slide, image)
     why = _Why(warnings=list(slide.warnings))
     _explain_source(slide, image, why)
-    rendering = views.decide(slide, image, options, say=why.say, warn=why.warn)
+    rendering = decide_rendering(slide, image, options, say=why.say, warn=why.warn)
     scale = _decide_scale(slide, image, options, why)
     objective = _decide_objective(image, options, scale, why)
     levels = _decide_levels(image.levels[0], options, why)
@@ -312,7 +322,7 @@ def _decide_pictures(slide: Slide, image: Image, options: Options, why: _Why) ->
             why.say(f"the {role} is left out, as --{role} drop asks")
             continue
         picture = max(found, key=lambda other: other.levels[0].width_px * other.levels[0].height_px)
-        if not (views.plain(picture) or views.can_render(slide, picture)):
+        if not (plain(picture) or can_render(slide, picture)):
             why.warn(f"the {role} (image {picture.index}) is not 8-bit RGB and was left out")
             continue
         width, height = _fit(picture.levels[0].width_px, picture.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))

@@ -10,14 +10,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimic.model import Box, ChannelView, Image, Level, Pixels, Rendering, Slide
-from mimic.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mimic.settings import Settings
 
 Samples = NDArray[Any]
 """One channel of a box as the file holds it: shape (height_px, width_px), of any integer or float type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -95,7 +96,7 @@ def of_picture(slide: Slide, image: Image) -> Rendering | None:
 
 
 def _planes(path: Path, image: Image, options: Options, say: Say) -> tuple[int | Literal["max"], int]:
-    wish = options.z
+    wish = options.z if options.z is None or isinstance(options.z, int) else parse_z(options.z)
     middle = image.z_planes // 2
     if isinstance(wish, int) and not 0 <= wish < image.z_planes:
         raise UsageError(f"there is no focus plane {wish}", path, f"It has planes 0 to {image.z_planes - 1}")
@@ -249,6 +250,44 @@ def _sentence(image: Image, view: ChannelView, *, given: bool) -> str:
     if (view.low, view.high) == (facts.low, facts.high):
         return f"{where}, {span}, the file's own display setting"
     return f"{where}, {span}, all that its samples can hold"
+
+
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+def parse_channels(text: str) -> tuple[int, ...]:
+    """Channel numbers from "0,2". Raises UsageError."""
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
+        raise UsageError(f"--channels cannot be {text!r}", remedy="Give numbers from 0 on, like 0,2")
+    return tuple(map(int, text.split(",")))
+
+
+def parse_colours(text: str) -> tuple[Colour, ...]:
+    """Colours from "FF0000,00FF00". Raises UsageError."""
+    found = []
+    for word in text.split(","):
+        if not re.fullmatch("#?[0-9A-Fa-f]{6}", word):
+            raise UsageError(f"--colors cannot have {word!r}", remedy="Give RRGGBB for each channel: FF0000,00FF00")
+        red, green, blue = bytes.fromhex(word.removeprefix("#"))
+        found.append((red, green, blue))
+    return tuple(found)
+
+
+def parse_range(text: str) -> tuple[int, float, float]:
+    """Channel, low and high from "0:120-4000". Raises UsageError."""
+    found = re.fullmatch(rf"(\d{{1,4}}):({NUMBER})-({NUMBER})", text)
+    if found is None:
+        raise UsageError(f"--range cannot be {text!r}", remedy="Give CHANNEL:LOW-HIGH, like 0:120-4000")
+    return int(found[1]), float(found[2]), float(found[3])
+
+
+def parse_z(text: str) -> int | Literal["middle", "max"]:
+    """A focus plane's number, "middle" or "max". Raises UsageError."""
+    if text in ("middle", "max"):
+        return "max" if text == "max" else "middle"
+    if not re.fullmatch(r"\d{1,6}", text):
+        raise UsageError(f"--z cannot be {text!r}", remedy="Give a number from 0 on, middle or max")
+    return int(text)
 
 
 def colour_text(colour: Colour) -> str:
