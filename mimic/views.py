@@ -40,8 +40,8 @@ def is_rgb(image: Image) -> bool:
 
     Some writers of brightfield (QuPath among them) make three channels of it, coloured so, without an emission.
     """
-    if image.rgb:
-        return image.channels >= 3
+    if image.rgb and image.channels in (3, 4):
+        return True
     facts = [channel(image, index) for index in range(image.channels)]
     apart = image.channels == 3 and image.pixel_type == "uint8" and all(each.emission_nm is None for each in facts)
     return apart and [each.colour for each in facts] == [RED, GREEN, BLUE]
@@ -127,10 +127,9 @@ def _shown(path: Path, image: Image, options: Options, say: Say) -> tuple[int, .
             raise UsageError(f"--channels cannot be {','.join(map(str, options.channels))}", path, known)
         say(f"channels {', '.join(map(str, options.channels))} of {image.channels} were chosen with --channels")
         return options.channels
-    if image.rgb:
-        if image.channels in (2, 4):
-            say("its transparency is left out")
-        return every[:1] if image.channels < 3 else every[:3]
+    if image.rgb and image.channels in (2, 4):
+        say("its transparency is left out")
+        return every[: image.channels - 1]
     dark = tuple(index for index in every if not _is_transmitted(image, index))
     if dark and len(dark) < len(every):
         left = ", ".join(_named(image, index) for index in every if index not in dark)
@@ -169,7 +168,7 @@ def _colours(path: Path, image: Image, shown: Sequence[int], options: Options, s
         return tuple(LUMA[index] for index in shown) if rgb and len(shown) > 1 else (WHITE,) * len(shown)
     if rgb:
         return tuple((RED, GREEN, BLUE, WHITE)[index] for index in shown)
-    if image.channels == 1 or image.rgb:
+    if image.channels == 1 or (image.rgb and image.channels == 2):
         return (channel(image, shown[0]).colour or WHITE,) * len(shown)
     return _channel_colours(image, shown, say)
 

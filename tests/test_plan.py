@@ -22,7 +22,7 @@ from mimic.plan import USUAL_POWERS, agree, level_sizes, nearest_power, output_s
 
 SCALE = Scale(0.25, 0.25, "file", "PhysicalSizeX = 0.25 um")
 FORTY = Objective(40.0, "file", "NominalMagnification")
-PURE_MODULES = {"__future__", "math", "dataclasses", "pathlib", "mimic.errors", "mimic.model"}
+PURE_MODULES = {"__future__", "math", "dataclasses", "pathlib", "mimic.errors", "mimic.model", "mimic.views"}
 
 
 def image(index: int = 0, role: Role = "scan", **changes: Any) -> Image:
@@ -367,6 +367,7 @@ def test_endings_that_readers_would_refuse(name: str) -> None:
         ({"channels": 3, "rgb": False}, ("3 channels",)),
         ({"channels": 4}, ("4 channels",)),
         ({"channels": 6}, ("6 channels",)),
+        ({"channels": 1, "pixel_type": "complex"}, ("1 channel of complex",)),
         ({"pixel_type": "int8"}, ("int8",)),
         ({"pixel_type": "float", "bits": 32}, ("float",)),
         ({"z_planes": 5}, ("5 focus planes", "1 time")),
@@ -376,15 +377,17 @@ def test_endings_that_readers_would_refuse(name: str) -> None:
         ({"levels": (Level(2**31, 4000),)}, ("2147483648",)),
     ],
 )
-def test_what_is_not_a_slide_is_refused(changes: dict[str, Any], words: tuple[str, ...]) -> None:
-    text = refusal(Unsupported, slide(image(5, name="odd", **changes)))
+@pytest.mark.parametrize("source", ["vips", "bfconvert"])
+def test_what_is_not_a_slide_is_refused(source: str, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    """By sources that do not render; those that do are in test_render."""
+    text = refusal(Unsupported, slide(image(5, name="odd", **changes), source=source))
     assert all(word in text for word in words)
     assert "image 5 (odd)" in text and "slide.czi" in text
     assert Unsupported.exit_code == 4
 
 
 def test_kind_is_refused_before_scale() -> None:
-    refusal(Unsupported, slide(image(channels=1, rgb=False, scale=None)))
+    refusal(Unsupported, slide(image(channels=1, rgb=False, scale=None), source="bfconvert"))
 
 
 @pytest.mark.parametrize(
@@ -437,7 +440,7 @@ def test_of_several_macros_the_largest_is_taken() -> None:
 
 @pytest.mark.parametrize("changes", [{"rgb": False, "channels": 1}, {"pixel_type": "uint16"}, {"channels": 4}])
 def test_a_picture_that_is_not_rgb_is_left_out_with_a_warning(changes: dict[str, Any]) -> None:
-    found = slide(image(), image(1, "macro", **changes))
+    found = slide(image(), image(1, "macro", **changes), source="bfconvert")
     assert pictures(found) == {}
     told(one(found).warnings, "macro", "image 1", "left out")
 

@@ -105,7 +105,7 @@ def _image(index: int, core: Json, described: ome.OmeImage, format_name: str) ->
         scale=scale,
         objective=described.objective,
         acquired=described.acquired,
-        channel_facts=described.channel_facts,
+        channel_facts=described.channel_facts if len(described.channel_facts) == core["channels"] else (),
     )
 
 
