@@ -24,8 +24,8 @@ FORMATS = frozenset(("Aperio SVS", "OME-TIFF", "Tagged Image File Format", "Pyra
 """Formats whose picture is its tiles, side by side. Others crop, stitch or turn them (BIF, Trestle)."""
 NDPI = "Hamamatsu NDPI"
 MAX_TILE_PX = 4096
-HEAD_BYTES = 4096
-"""Room for the header of a JPEG tile with its tables: those of libjpeg take 623 bytes."""
+HEAD_BYTES = 1 << 16
+"""A JPEG header with its tables takes 623 bytes, with a colour profile some thousands."""
 SAMPLED_TILES = 24
 """Headers looked at for a plan; while tiles are copied, all are."""
 J2K_GENERIC = 34712
@@ -279,10 +279,7 @@ def _headers(source: Input, sheet: _Sheet) -> list[jpegs.Header]:
     for index in _some(sheet):
         offset, count = int(sheet.offsets[index]), int(sheet.counts[index])
         try:
-            try:
-                found.append(jpegs.header(source.upto(offset, min(count, HEAD_BYTES)), sheet.tables))
-            except ValueError:  # a header with a colour profile is longer
-                found.append(jpegs.header(source.upto(offset, count), sheet.tables))
+            found.append(jpegs.header(source.upto(offset, min(count, HEAD_BYTES)), sheet.tables))
         except ValueError as error:
             raise source.damaged(f"tile {index} of {sheet.name}: {error}") from error
     return found
