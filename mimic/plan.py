@@ -35,6 +35,8 @@ APPMAG_MIN = 0.5
 """Less would be written as AppMag 0."""
 MPP_RANGE_UM = (0.001, 1000.0)
 """What an Aperio description can say; far more than a microscope's 0.02 to 50."""
+RGB_SPACE = b"RGB "
+"""Bytes 16 to 20 of an ICC profile of RGB pixels (ICC.1, 7.2.6)."""
 ENDINGS_REFUSED = (
     *(".svs", ".tif", ".tiff", ".btf", ".czi", ".ndpi", ".scn", ".bif", ".vsi", ".mrxs", ".dcm"),
     *(".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp"),
@@ -58,17 +60,26 @@ class _Why:
         self.warnings.append(sentence)
 
 
-def plan(slide: Slide, options: Options, *, output: Path | None, threads: int) -> tuple[Plan, ...]:
+def plan(
+    slide: Slide,
+    options: Options,
+    *,
+    output: Path | None,
+    threads: int,
+    stem: str | None = None,
+    label_px: tuple[int, int] | None = None,
+) -> tuple[Plan, ...]:
     """One Plan for every scan image to be converted, in the file's order.
 
-    ``output`` is a file that ends in .svs, a folder, or None for the input's own folder. Raises UsageError, BadInput
+    ``output`` is a file that ends in .svs, a folder, or None for the input's own folder; ``stem`` replaces the input's
+    name where the output's is made from it; ``label_px`` is the size of ``--label FILE``. Raises UsageError, BadInput
     (no scale) or Unsupported (too small, or samples that are no intensities), each with a remedy.
     """
     _check_options(options)
     images = _choose_images(slide, options)
-    outputs = _name_outputs(slide, images, output, options)
+    outputs = _name_outputs(slide, images, output, options, stem)
     return tuple(
-        _plan_image(slide, image, options, output=path, threads=threads)
+        _plan_image(slide, image, options, output=path, threads=threads, label_px=label_px)
         for image, path in zip(images, outputs, strict=True)
     )
 
@@ -85,6 +96,11 @@ def _check_options(options: Options) -> None:
         raise UsageError(f"--appmag {options.appmag:g} is no objective's power", remedy="Give 40 for a 40x")
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"{options.threads} threads cannot work", remedy="Give 1 or more")
+    if options.label == "file" and options.label_file is None:
+        raise UsageError("the label shall come from a file, and none is named", remedy="Name a picture with --label")
+    if options.label == "file" and options.deidentify:
+        remedy = "Use --label redact, or leave one of them out"
+        raise UsageError("a de-identified slide has no label, so --label FILE cannot be kept", remedy=remedy)
 
 
 def _choose_images(slide: Slide, options: Options) -> tuple[Image, ...]:
@@ -102,9 +118,11 @@ def _choose_images(slide: Slide, options: Options) -> tuple[Image, ...]:
     return scans
 
 
-def _name_outputs(slide: Slide, images: tuple[Image, ...], output: Path | None, options: Options) -> list[Path]:
-    folder, stem = _home(slide)
-    folder = folder if output is None else output
+def _name_outputs(
+    slide: Slide, images: tuple[Image, ...], output: Path | None, options: Options, stem: str | None
+) -> list[Path]:
+    folder, own_stem = _home(slide)
+    folder, stem = folder if output is None else output, stem or own_stem
     single = len(images) == 1
     if output is not None and is_file_name(output):
         if not single:
@@ -148,16 +166,25 @@ def is_file_name(output: Path) -> bool:
     return False
 
 
-def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, threads: int) -> Plan:
+def _plan_image(
+    slide: Slide,
+    image: Image,
+    options: Options,
+    *,
+    output: Path,
+    threads: int,
+    label_px: tuple[int, int] | None,
+) -> Plan:
     _refuse_what_cannot_be_written(slide, image)
     why = _Why(warnings=list(slide.warnings))
     _explain_source(slide, image, why)
     rendering = decide_rendering(slide, image, options, say=why.say, warn=why.warn)
     scale = _decide_scale(slide, image, options, why)
     objective = _decide_objective(image, options, scale, why)
-    levels = _decide_levels(image.levels[0], options, why)
+    levels = _decide_levels(scan_size(image, options), options, why)
     width_px, height_px = levels[0].width_px, levels[0].height_px
-    pictures = _decide_pictures(slide, image, options, why)
+    pictures = _decide_pictures(slide, image, options, why, label_px)
+    profile = _decide_profile(slide, options, why, rendered=rendering is not None)
     colour = "YCbCr 4:2:0" if options.profile == "ycc" else "RGB 4:4:4 with shared tables"
     tile = options.tile_px
     why.say(f"pixels are decoded and encoded once as JPEG {colour}, quality {options.quality}, {tile} px tiles")
@@ -184,6 +211,9 @@ def _plan_image(slide: Slide, image: Image, options: Options, *, output: Path, t
         reasons=tuple(why.reasons),
         warnings=tuple(why.warnings),
         rendering=rendering,
+        icc_profile=profile,
+        deidentify=options.deidentify,
+        allow_missing=options.allow_missing,
     )
 
 
@@ -217,13 +247,62 @@ def _decide_scale(slide: Slide, image: Image, options: Options, why: _Why) -> Sc
             return None
         remedy = "Give the micrometres of a pixel with --mpp, or convert without a scale with --no-scale"
         raise BadInput("the file does not state its scale", slide.path, remedy)
-    if max(found.x_um, found.y_um) / min(found.x_um, found.y_um) > 1 + ANISOTROPY_MAX:
-        message = f"its pixels are not square: {found.x_um:g} x {found.y_um:g} um, and an SVS has one scale"
-        raise Unsupported(message, slide.path, "Give the scale that shall count with --mpp")
+    if not _square(found):
+        if not options.square:
+            message = f"its pixels are not square: {found.x_um:g} x {found.y_um:g} um, and an SVS has one scale"
+            remedy = "Resample it to square pixels with --square, or give the scale that shall count with --mpp"
+            raise Unsupported(message, slide.path, remedy)
+        finer_um = min(found.x_um, found.y_um)
+        size, squared = image.levels[0], scan_size(image, options)
+        why.say(
+            f"pixels of {found.x_um:g} x {found.y_um:g} um are resampled to square ones of {finer_um:g} um, the finer "
+            f"scale: {size.width_px} x {size.height_px} px become {squared.width_px} x {squared.height_px}"
+        )
+        return Scale(finer_um, finer_um, found.origin, found.note)
     mean_um = round(math.sqrt(found.x_um * found.y_um), 9)
     both = f" (the mean of {found.x_um:g} and {found.y_um:g})" if found.x_um != found.y_um else ""
     why.say(f"scale {mean_um:g} um/px{both} comes from the file: {found.note or 'its metadata'}")
     return Scale(mean_um, mean_um, found.origin, found.note)
+
+
+def _square(scale: Scale) -> bool:
+    return max(scale.x_um, scale.y_um) / min(scale.x_um, scale.y_um) <= 1 + ANISOTROPY_MAX
+
+
+def scan_size(image: Image, options: Options) -> Level:
+    """Level 0 of the output: the image's own, or stretched along one axis where ``--square`` makes pixels square."""
+    size, scale = image.levels[0], image.scale
+    if not options.square or options.mpp_um is not None or scale is None or _square(scale):
+        return size
+    finer_um = min(scale.x_um, scale.y_um)
+    return Level(round(size.width_px * scale.x_um / finer_um), round(size.height_px * scale.y_um / finer_um))
+
+
+def must_decode(slide: Slide, image: Image, options: Options) -> str | None:
+    """Why an option changes pixels, so that no compressed tile may be copied; None when none does."""
+    if options.icc == "srgb" and slide.icc_profile is not None and slide.icc_profile[16:20] == RGB_SPACE:
+        return "--icc srgb changes its colours"
+    if scan_size(image, options) != image.levels[0]:
+        return "--square changes its size"
+    return None
+
+
+def _decide_profile(slide: Slide, options: Options, why: _Why, *, rendered: bool) -> bytes | None:
+    """The colour profile to be written; with ``--icc srgb`` it is the one the pixels have before."""
+    profile = slide.icc_profile
+    if profile is None:
+        return None
+    if rendered or profile[16:20] != RGB_SPACE:
+        why.say("the file's colour profile is for other pixels than those written, and is left out")
+        return None
+    if options.icc == "strip":
+        why.say("the file's colour profile is left out, as --icc strip asks")
+        return None
+    if options.icc == "srgb":
+        why.say("colours are taken to sRGB by the file's own colour profile, as --icc srgb asks; not label and macro")
+    else:
+        why.say(f"the file's colour profile ({len(profile)} bytes) is kept")
+    return profile
 
 
 def _instead_of(found: Scale | None) -> str:
@@ -246,7 +325,8 @@ def _decide_objective(image: Image, options: Options, scale: Scale | None, why: 
         usual = POWER_TIMES_MPP_UM / scale.x_um
         why.warn(
             f"{scale.x_um:g} um/px and {objective.power:g}x do not fit each other ({scale.x_um:g} um/px is usual at "
-            f"about {usual:.3g}x): trust the scale, and mend the magnification with --appmag if it is wrong"
+            f"about {usual:.3g}x): an aperture boost, an optovar or a camera adapter can be the cause, else one of "
+            "them is wrong; trust the scale, and mend the magnification with --appmag if it is wrong"
         )
     return objective
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mimic import sources
-from mimic.errors import BadInput, UsageError
+from mimic import sets, sources
+from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Slide
 from mimic.settings import Settings
 
@@ -19,20 +19,26 @@ SUFFIXES = frozenset(
     )
 )
 """Endings that a folder is searched for; a file that is named is tried whatever its ending."""
+UNREAD = frozenset((".mrxs",))
+"""Formats that nothing here reads, and whose main file would pass for something else."""
 DICOM_MAGIC_AT = 128
 
 
 def probe(path: Path, settings: Settings, *, source: str | None = None) -> Slide:
-    """Facts of ``path``, read by ``source`` or by the first source that claims the file.
+    """Facts of the slide to which ``path`` belongs, read by ``source`` or by the first source that claims it.
 
-    Raises UsageError for a folder, BadInput for a file that is missing, damaged or empty, Unsupported for a strange
-    one.
+    ``path`` may be any file of a slide of several, or its folder. Raises UsageError for another folder, BadInput for a
+    file that is missing (a companion too), damaged or empty, Unsupported for a strange one.
     """
     try:
-        if path.is_dir():
-            raise UsageError("is a folder", path, "Name a file in it")
         if not path.exists():
             raise BadInput("there is no such file", path, "Check the name")
+        path = sets.whole(path)
+        if path.is_dir():
+            raise UsageError("is a folder", path, "Name a file in it")
+        if path.suffix.lower() in UNREAD:
+            # by its content it is a JPEG: the slide's preview, which nobody means
+            raise Unsupported("Bio-Formats cannot read MIRAX slides", path, "Export it as TIFF from its own software")
     except OSError as error:  # a name too long, a folder that may not be entered
         raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
     return sources.load(source or sources.choose(path)).probe(path, settings)
@@ -43,7 +49,7 @@ def find_slides(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
             continue
-        if path.suffix.lower() in SUFFIXES or _is_dicom(path):
+        if path.suffix.lower() in SUFFIXES or path.name.lower().endswith(sets.COMPANION) or _is_dicom(path):
             yield path
 
 

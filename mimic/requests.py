@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mimic import structure
-from mimic.errors import BadInput, MimicError, UsageError
+from mimic import sets
+from mimic.errors import BadInput, UsageError
 from mimic.model import Options, Request
 from mimic.plan import is_file_name, output_stem
 from mimic.probe import find_slides
@@ -38,72 +38,88 @@ def options(**fields: Any) -> Options:
 def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Found:
     """A Request for every slide: a file as it is, a folder with all slides below it.
 
-    Of the files of one DICOM series in one folder only the first is a slide, the rest belong to it. Raises UsageError
-    when several slides would go into one file, BadInput for a folder that cannot be read.
+    Of the files of a slide of several only one is a slide, whichever was named; the rest belong to it. Raises
+    UsageError when several slides would go into one file, BadInput for a folder that cannot be read.
     """
+    detector = sets.Detector()
     found: dict[Path, Request] = {}
     skipped: dict[Path, str] = {}
-    series: set[tuple[Path, str]] = set()
-    for path, place, reason in _places(paths, output):
+    for path, place, reason in _places(paths, output, detector):
         if reason is not None:
             skipped.setdefault(path, reason)
             continue
-        uid = _series(path)
-        if uid is not None and (path.parent, uid) in series:
-            continue
-        if uid is not None:
-            series.add((path.parent, uid))
-        found.setdefault(path, Request(path, place, options))
+        slide = detector.find(path)
+        main = path if slide is None else slide.path
+        if main not in found:  # of a set without its main file the member stands for it, and tells what is missing
+            named = path if slide is not None and slide.path in slide.missing else main
+            found[main] = Request(named, _place(slide, place, detector), options)
     requests = list(found.values())
     if output is not None and is_file_name(output) and len(requests) > 1:
         raise UsageError(f"{len(requests)} slides cannot go into the one file {output}", remedy="Give a folder with -o")
-    return Found(tuple(_distinct(requests)), tuple(skipped.items()))
+    return Found(tuple(_distinct(requests, detector)), tuple(skipped.items()))
 
 
-def _places(paths: Iterable[Path], output: Path | None) -> Iterator[tuple[Path, Path | None, str | None]]:
+def _place(slide: sets.SlideSet | None, place: Path | None, detector: sets.Detector) -> Path | None:
+    """A DICOM series is named after its folder (plan.py), unless it shares the folder with another one."""
+    series = slide is not None and slide.kind == "DICOM" and (place is None or not is_file_name(place))
+    if slide is None or not series or detector.series_in(slide.path.parent) < 2:
+        return place
+    return (place or slide.path.parent) / f"{output_stem(slide.path)}.svs"
+
+
+def _places(
+    paths: Iterable[Path], output: Path | None, detector: sets.Detector
+) -> Iterator[tuple[Path, Path | None, str | None]]:
     """Every file, the place of its output, and why it is left alone if it is."""
     for path in paths:
         try:
-            if path.is_dir():
-                yield from _below(path, output)
+            if path.is_dir() and detector.find(path) is None:
+                yield from _below(path, output, detector)
                 continue
         except OSError as error:
             raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
         yield path, output, None
 
 
-def _below(folder: Path, output: Path | None) -> Iterator[tuple[Path, Path | None, str | None]]:
+def _below(
+    folder: Path, output: Path | None, detector: sets.Detector
+) -> Iterator[tuple[Path, Path | None, str | None]]:
     """Slides below a folder; each keeps its place below the output folder."""
     for file in find_slides(folder):
         if output is not None and is_file_name(output):
             yield file, output, None
-        elif output is None and file.suffix == ".svs":
+        elif output is None and file.suffix == ".svs" and detector.find(file) is None:
             # it would replace itself, and most likely is an output of the last run
             yield file, None, "is an SVS already; give an output folder with -o to convert it"
         elif output is None:
             yield file, None, None
         elif output.absolute() not in file.absolute().parents or output.absolute() == folder.absolute():
-            yield file, output / file.parent.relative_to(folder), None  # else: an output folder within the input folder
+            yield file, output / _home(file, folder, detector), None  # else: an output folder in the input
 
 
-def _series(path: Path) -> str | None:
-    """The series of a DICOM file; a file that is none, or damaged, stands for itself."""
-    try:
-        dicom = structure.check(path).dicom if path.is_file() else None
-    except MimicError:
-        return None
-    return dicom.series_instance_uid if dicom is not None else None
+def _home(file: Path, folder: Path, detector: sets.Detector) -> Path:
+    """The place of a slide's output below the output folder; a DICOM series counts as one file, its folder."""
+    slide = detector.find(file)
+    home = file.parent if slide is None else slide.path.parent
+    if slide is not None and slide.kind == "DICOM" and detector.series_in(home) == 1:
+        home = home.parent
+    return home.relative_to(folder) if home.is_relative_to(folder) else Path()
 
 
-def _distinct(requests: list[Request]) -> list[Request]:
+def _distinct(requests: list[Request], detector: sets.Detector) -> list[Request]:
     """a.czi and a.ndpi in one folder: the first becomes a.svs, the second a.ndpi.svs."""
     taken: set[tuple[Path, str]] = set()
     result = []
     for request in requests:
-        folder = request.output or request.input.parent
-        key = (folder, output_stem(request.input).casefold())
-        own = request.output is not None and is_file_name(request.output)
-        clash = key in taken and not own
+        if request.output is not None and is_file_name(request.output):
+            result.append(request)
+            continue
+        slide = detector.find(request.input)
+        series = slide is not None and slide.kind == "DICOM"
+        named = request.input.absolute().parent if series else request.input
+        folder = request.output or named.parent
+        key = (folder.absolute(), (named.name if series else output_stem(named)).casefold())
+        clash = key in taken
         taken.add(key)
-        result.append(replace(request, output=folder / f"{request.input.name}.svs") if clash else request)
+        result.append(replace(request, output=folder / f"{named.name}.svs") if clash else request)
     return result

@@ -39,8 +39,12 @@ DENIED = (
     "XLEFReader",  # CVE-2026-22186: follows external XML entities before 8.5.0
 )
 UNSUPPORTED = ("UnknownFormatException", "UnsupportedCompressionException", "MissingLibraryException")
-GROUPED = ("DicomReader",)
-"""Readers whose files belong together by an identifier inside them (SeriesInstanceUID), not by their names."""
+GROUPED = (
+    *("DicomReader", "OMETiffReader", "CellSensReader", "FV1000Reader"),
+    *("NDPISReader", "HamamatsuVMSReader", "AFIReader"),
+)
+"""Readers whose files belong together by what an index or an identifier inside them says, not by names that look alike:
+those of sets.py. OMETiffReader takes a companion.ome for a TIFF when it may not group."""
 
 NO_JAVA = 10
 NO_BIOFORMATS = 11

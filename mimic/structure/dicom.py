@@ -30,11 +30,11 @@ SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, BITS = (
     0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100,
 )  # fmt: skip
 MATRIX_COLUMNS, MATRIX_ROWS, PATHS, FOCAL_PLANES = 0x00480006, 0x00480007, 0x00480302, 0x00480303
-ORGANIZATION, CONCATENATION = 0x00209311, 0x00209161
+ORGANIZATION, CONCATENATION, PART, PARTS = 0x00209311, 0x00209161, 0x00209162, 0x00209163
 TEXTS = frozenset((TRANSFER, SOP_CLASS, IMAGE_TYPE, SERIES, PHOTOMETRIC, FRAMES, ORGANIZATION, CONCATENATION))
 NUMBERS = {
     SAMPLES: "H", ROWS: "H", COLUMNS: "H", BITS: "H", MATRIX_COLUMNS: "I", MATRIX_ROWS: "I", PATHS: "I",
-    FOCAL_PLANES: "I",
+    FOCAL_PLANES: "I", PART: "H", PARTS: "H",
 }  # fmt: skip
 
 
@@ -76,6 +76,16 @@ def is_bare(source: Input) -> bool:
     length = struct.unpack_from("<I", raw, 4)[0]
     explicit = raw[4:6] in LONG_VRS | SHORT_VRS
     return group in (2, 8) and element < 0x100 and (explicit or length < 1024)
+
+
+def head(source: Input) -> DicomFacts:
+    """What the header says; the pixel data is not looked at. Raises BadInput when it is damaged or has no pixels."""
+    walk = Walk(source, 132 if source.upto(128, 4) == b"DICM" else 0)
+    _read_meta(walk)
+    if walk.texts.get(TRANSFER) == DEFLATED:
+        raise source.damaged("its data set is deflated, which no pixel data should be")
+    _find_pixels(walk)
+    return _facts(walk)
 
 
 def check(source: Input) -> Facts:
@@ -206,7 +216,13 @@ def _facts(walk: Walk) -> DicomFacts:
         rows_px=walk.numbers.get(ROWS, 0),
         matrix_width_px=walk.numbers.get(MATRIX_COLUMNS) or None,
         matrix_height_px=walk.numbers.get(MATRIX_ROWS) or None,
+        concatenation=_concatenation(walk),
     )
+
+
+def _concatenation(walk: Walk) -> tuple[str, int, int] | None:
+    uid = walk.texts.get(CONCATENATION)
+    return (uid, walk.numbers.get(PART, 0), walk.numbers.get(PARTS, 0)) if uid else None
 
 
 def _check_matrix(source: Input, walk: Walk, facts: DicomFacts) -> None:

@@ -155,12 +155,12 @@ class Walk:
         found = self.numbers(Entry(entry.type, min(entry.count, 1), entry.offset))
         return int(found[0]) if found.size else default
 
-    def text(self, directory: Directory, tag: int) -> str:
-        """First 4 KiB of a text field, empty when there is none."""
+    def text(self, directory: Directory, tag: int, *, most_bytes: int = TEXT_BYTES) -> str:
+        """The beginning of a text field, empty when there is none."""
         entry = directory.entries.get(tag)
         if entry is None or entry.type not in (1, 2, 7):
             return ""
-        raw = self.source.at(entry.offset, min(entry.count, TEXT_BYTES), "a text")
+        raw = self.source.at(entry.offset, min(entry.count, most_bytes), "a text")
         return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def ratio(self, directory: Directory, tag: int) -> float | None:
@@ -191,6 +191,15 @@ def pages(path: Path) -> tuple[Page, ...]:
     with Input(path) as source:
         walk = Walk(source)
         return tuple(_page(walk, item) for item in walk.directories() if item.name.startswith("directory"))
+
+
+def first_description(path: Path) -> str:
+    """The first directory's ImageDescription, up to 16 MiB of it. Raises BadInput for a file that is no TIFF."""
+    with Input(path) as source:
+        if source.upto(0, 4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            raise source.damaged("it is no TIFF")
+        walk = Walk(source)
+        return walk.text(next(walk.directories()), 270, most_bytes=16 << 20)
 
 
 def _page(walk: Walk, item: Directory) -> Page:
