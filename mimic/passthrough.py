@@ -1,0 +1,385 @@
+"""Compressed tiles copied as they are: written, with the lower levels that the source lacks, and proved.
+
+The counterpart of ``stream.write_levels`` for plans that have ``coded``. Each tile's header is checked before it is
+written; in the finished file each one is compared with the source's, byte by byte.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import imagecodecs
+import numpy as np
+import openslide
+import PIL.Image
+import simplejpeg  # type: ignore[import-untyped]
+
+from mimic import encode, jpegs, pyramid, sheets, verify
+from mimic.errors import BadInput, InternalError
+from mimic.model import Box, Check, Coded, CodedTile, Pixels, Plan, Progress, Tool
+from mimic.pyramid import Pyramid, TilePixels
+from mimic.sources import PixelReader, TileReader
+from mimic.structure.reader import COPY_AGAIN
+from mimic.writer import TiffWriter
+
+TILES_AHEAD = 256
+"""Tiles waiting for a decoder, an encoder or their turn: 50 MB raw at 256 px."""
+KNOWN_HEADERS = 16
+"""Tiles that share their tables have one header or a few; those with Huffman tables of their own have one each."""
+SCALED = 4
+"""libjpeg's own scaling by this factor is 45 dB (4:2:0) to 51 dB (4:4:4) from area averaging on H&E of quality 80, far
+below what encoding changes, its mean colour within 0.2, and takes half the time of decoding and averaging."""
+TAIL_BYTES = 64
+"""A JPEG's end mark is followed by padding at most."""
+J2K_FLOOR_DB = 30
+"""OpenJPEG aims at a PSNR: 40 dB for quality 80, a little more than JPEG has there."""
+SAMPLES, ASKED = 64, 8
+"""Tiles compared with what Pillow decodes, and those of them with what the source's ordinary reader gives."""
+EXACT_DB, COLOURS_DB, COLOURS_MEAN = 45.0, 30.0, 2.0
+"""Two decoders of one tile agree to rounding; another library may smooth halved chroma in another way (35 dB at hard
+edges), but a mistaken colour space gives 15 dB and moves a mean by tens."""
+
+Watch = Callable[[Progress], None]
+Place = tuple[int, int]
+"""Column and row of a tile."""
+
+
+def open_tiles(plan: Plan) -> TileReader:
+    """A reader of the tiles that the plan copies, by the index of its levels."""
+    module = import_module(f"mimic.sources.{_coded(plan).source}")
+    return cast(TileReader, module.open_tiles(plan.slide, plan.image, _coded(plan)))
+
+
+def tools(plan: Plan) -> tuple[Tool, ...]:
+    """The libraries that read compressed tiles."""
+    return cast(tuple[Tool, ...], import_module(f"mimic.sources.{_coded(plan).source}").tools())
+
+
+def write_levels(plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Watch) -> Pixels:
+    """Write all tiles of all levels and return the smallest level whole, for the thumbnail.
+
+    The levels that are not copied are made from the last one that is. Raises BadInput that names the place of a tile
+    that is not as the plan says or does not decode; no thread outlives the call.
+    """
+    guard, blank = _Guard(plan), white_tile(plan)
+    pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-copy")
+    total_px = sum(level.width_px * level.height_px for level in plan.levels[: plan.copied_levels])
+    done_px = 0
+    try:
+        below = _Below(plan, writer, pool)
+        for level in range(plan.copied_levels):
+            for column, row in places(plan, level):
+                data = tiles.tile(level, column, row)
+                if data is None:
+                    data = blank
+                else:
+                    guard.check(data, level, (column, row))
+                writer.add_tile(CodedTile(level, column, row, data))
+                if level + 1 == plan.copied_levels:
+                    below.add((column, row), data)
+                done_px = min(total_px, done_px + plan.tile_px**2)
+                if column == 0:
+                    watch(Progress("copy", done_px, total_px))
+        return below.finish()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def places(plan: Plan, level: int) -> Iterator[Place]:
+    """Column and row of each tile of a level, row by row."""
+    size = plan.levels[level]
+    columns, rows = -(-size.width_px // plan.tile_px), -(-size.height_px // plan.tile_px)
+    return ((column, row) for row in range(rows) for column in range(columns))
+
+
+def white_tile(plan: Plan) -> bytes:
+    """What stands for a tile that the source has not: white, in the format of the others, with its own tables."""
+    return _encoded(plan, np.full((plan.tile_px, plan.tile_px, 3), 255, np.uint8))
+
+
+def shared_tables(plan: Plan) -> bytes | None:
+    """Tag 347 of the levels that are made; None when their tiles are whole."""
+    return encode.jpeg_tables(plan.quality) if _coded(plan).jpeg_tables else None
+
+
+def strip(plan: Plan, pixels: Pixels) -> bytes:
+    """A thumbnail or macro as JPEG, with the photometric and the subsampling of the tiles."""
+    subsampling = _coded(plan).subsampling
+    if subsampling not in (None, (2, 2)):
+        return _jpeg_422(pixels, plan.quality)
+    return encode.jpeg(pixels, quality=plan.quality, profile=plan.profile)
+
+
+class _Guard:
+    """Refuses a tile whose header is not what the plan says."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._coded = plan, _coded(plan)
+        self._known: list[bytes] = []
+
+    def check(self, data: bytes, level: int, place: Place) -> None:
+        """Raises BadInput with the place of a tile that differs."""
+        try:
+            fault = self._fault(data)
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            raise _damaged(self._plan, level, place, fault)
+
+    def _fault(self, data: bytes) -> str | None:
+        coded = self._coded
+        if coded.compression != jpegs.JPEG:
+            return jpegs.codestream_fault(data, coded.tile_px)
+        if data.find(b"\xff\xd9", max(0, len(data) - TAIL_BYTES)) < 0:
+            return "its JPEG data have no end"
+        if any(data.startswith(known) for known in self._known):
+            return None
+        header = jpegs.header(data, coded.jpeg_tables)
+        if fault := jpegs.frame_fault(header, coded.tile_px):
+            return fault
+        kind = jpegs.kind(header, coded.photometric, markers_win=False)
+        if isinstance(kind, str) or (kind.photometric, kind.subsampling) != (coded.photometric, coded.subsampling):
+            return f"its colours are not coded as those of other tiles ({kind})"
+        if header.comments and self._plan.deidentify:
+            return "its JPEG header holds comments, which --deidentify does not let pass; use --passthrough never"
+        if len(self._known) < KNOWN_HEADERS:
+            self._known.append(data[: header.length_bytes])
+        return None
+
+
+class _Below:
+    """Makes the levels below the last copied one from its tiles, or only keeps that one's pixels for a thumbnail."""
+
+    def __init__(self, plan: Plan, writer: TiffWriter, pool: ThreadPoolExecutor) -> None:
+        self._plan, self._writer, self._pool = plan, writer, pool
+        self._level = plan.copied_levels - 1
+        made = plan.levels[plan.copied_levels :]
+        self._made = bool(made)
+        self._factor = plan.downsample if made else 1
+        sizes = [(level.width_px, level.height_px) for level in made or plan.levels[-1:]]
+        self._size = sizes[0]
+        self._pyramid = Pyramid(sizes, tile_px=plan.tile_px, downsample=plan.downsample)
+        self._decoding: deque[tuple[Box, Future[Pixels]]] = deque()
+        self._encoding: deque[tuple[TilePixels, Future[bytes]]] = deque()
+
+    def add(self, place: Place, data: bytes) -> None:
+        """Take a tile of the last copied level; all of them, in any order."""
+        step = self._plan.tile_px // self._factor
+        x_px, y_px = place[0] * step, place[1] * step
+        box = Box(x_px, y_px, min(step, self._size[0] - x_px), min(step, self._size[1] - y_px))
+        if box.width_px <= 0 or box.height_px <= 0:
+            return  # less than one pixel of the level below
+        self._decoding.append((box, self._pool.submit(reduced, self._plan, data, self._level, place, self._factor)))
+        while len(self._decoding) > TILES_AHEAD:
+            self._take()
+
+    def finish(self) -> Pixels:
+        """Write what is still under way; the smallest level, whole."""
+        while self._decoding:
+            self._take()
+        while self._encoding:
+            self._write()
+        return self._pyramid.smallest()
+
+    def _take(self) -> None:
+        box, future = self._decoding.popleft()
+        pixels = future.result()[: box.height_px, : box.width_px]
+        for tile in self._pyramid.add(box, pixels):
+            if self._made:
+                self._encoding.append((tile, self._pool.submit(_made_tile, self._plan, tile.pixels)))
+        while len(self._encoding) > TILES_AHEAD:
+            self._write()
+
+    def _write(self) -> None:
+        tile, future = self._encoding.popleft()
+        level = self._plan.copied_levels + tile.level
+        self._writer.add_tile(CodedTile(level, tile.column, tile.row, future.result()))
+
+
+def reduced(plan: Plan, data: bytes, level: int, place: Place, factor: int) -> Pixels:
+    """A tile decoded and averaged over ``factor`` x ``factor`` pixels. Raises BadInput for damage, with its place."""
+    coded = _coded(plan)
+    try:
+        if coded.compression != jpegs.JPEG:
+            return pyramid.area_average(_from_codestream(data, coded), factor, factor)
+        stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
+        if factor == SCALED:
+            side = plan.tile_px // factor
+            return np.asarray(simplejpeg.decode_jpeg(stream, "RGB", min_height=side, min_width=side), np.uint8)
+        return pyramid.area_average(np.asarray(simplejpeg.decode_jpeg(stream, "RGB")), factor, factor)
+    except (ValueError, imagecodecs.Jpeg2kError) as error:
+        raise _damaged(plan, level, place, f"it does not decode: {error}") from error
+
+
+def _from_codestream(data: bytes, coded: Coded) -> Pixels:
+    samples = np.asarray(imagecodecs.jpeg2k_decode(data), np.uint8)
+    if samples.shape != (coded.tile_px, coded.tile_px, 3):
+        raise ValueError(f"it decodes to {samples.shape}")
+    if coded.compression == jpegs.J2K_RGB:
+        return samples
+    return np.asarray(PIL.Image.fromarray(samples, "YCbCr").convert("RGB"))
+
+
+def _made_tile(plan: Plan, pixels: Pixels) -> bytes:
+    if shared_tables(plan):
+        return encode.tile(pixels, quality=plan.quality, profile="rgb")
+    return _encoded(plan, pixels)
+
+
+def _encoded(plan: Plan, pixels: Pixels) -> bytes:
+    """A tile in the format of the copied ones, with its own tables."""
+    coded = _coded(plan)
+    if coded.compression == jpegs.JPEG:
+        return strip(plan, pixels)
+    if coded.compression == jpegs.J2K_YCC:
+        pixels = np.asarray(PIL.Image.fromarray(np.ascontiguousarray(pixels)).convert("YCbCr"))
+    level_db = J2K_FLOOR_DB + plan.quality // 8
+    mct = coded.compression == jpegs.J2K_RGB
+    return bytes(imagecodecs.jpeg2k_encode(np.ascontiguousarray(pixels), level_db, codecformat="j2k", mct=mct))
+
+
+def _jpeg_422(pixels: Pixels, quality: int) -> bytes:
+    return bytes(
+        imagecodecs.jpeg8_encode(
+            pixels, quality, colorspace="rgb", outcolorspace="ycbcr", subsampling="422", optimize=True
+        )
+    )
+
+
+def checks(path: Path, plan: Plan, tiles: TileReader, reader: PixelReader, *, watch: Watch) -> tuple[Check, ...]:
+    """Every copied tile of the finished file against the source's bytes, and pixels as three readers decode them.
+
+    ``reader`` is the source's ordinary one, opened anew: the copied tiles must show what it reads.
+    """
+    layout = sheets.read(path)
+    chosen = list(places(plan, 0)) if plan.verify == "full" else _chosen(layout.sheets[0])
+    there = [place for place in chosen if tiles.tile(0, *place) is not None]
+    return (
+        _identity(layout, plan, tiles, watch=watch),
+        _decoded(path, plan, tiles, there),
+        _as_read(path, plan, reader, there[:: max(1, -(-len(there) // ASKED))]),
+    )
+
+
+def blame(structure: tuple[Check, ...], plan: Plan) -> None:
+    """Raises BadInput for a copied tile that does not decode: it is the source's, bit by bit."""
+    copied = ("IFD0 ", *(f"IFD{index + 1} " for index in range(1, plan.copied_levels)))
+    for check in structure:
+        if check.name == "tiles decode" and not check.passed and check.measured.startswith(copied):
+            raise BadInput(f"one of its tiles is damaged: {check.measured}", plan.slide.path, COPY_AGAIN)
+
+
+def _identity(layout: sheets.Layout, plan: Plan, tiles: TileReader, *, watch: Watch) -> Check:
+    """One check that each copied tile has the source's bytes; those it has not are white."""
+    wrong: list[str] = []
+    blank, count, missing = white_tile(plan), 0, 0
+    total_px = sum(level.width_px * level.height_px for level in plan.levels[: plan.copied_levels])
+    try:
+        with layout.path.open("rb") as file:
+            for level, sheet in enumerate(layout.tiled()[: plan.copied_levels]):
+                for index, (column, row) in enumerate(places(plan, level)):
+                    file.seek(int(sheet.offsets[index]))
+                    found, wanted = file.read(int(sheet.counts[index])), tiles.tile(level, column, row)
+                    missing, count = missing + (wanted is None), count + 1
+                    if found != (blank if wanted is None else wanted):
+                        wrong.append(f"{sheet.name} tile {column},{row}")
+                    if column == 0:
+                        watch(Progress("compare", min(total_px, count * plan.tile_px**2), total_px))
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror or error}", layout.path) from error
+    measured = f"{count - missing} of {count} identical" + (f", {missing} missing and white" if missing else "")
+    return sheets.rule("copied tiles", wrong, measured=measured, expected="every tile has the source's bytes")
+
+
+def _chosen(sheet: sheets.Sheet) -> list[Place]:
+    """The largest tile, in bytes, of each cell of a grid over level 0: where there is something to see."""
+    columns, rows = sheet.grid
+    across = max(1, min(columns, round(math.sqrt(SAMPLES * columns / rows))))
+    down = max(1, min(rows, -(-SAMPLES // across)))
+    best: dict[Place, tuple[int, Place]] = {}
+    for index, count in enumerate(sheet.counts.tolist()):
+        row, column = divmod(index, columns)
+        cell = (column * across // columns, row * down // rows)
+        if cell not in best or count > best[cell][0]:
+            best[cell] = count, (column, row)
+    return sorted((place for _, place in best.values()), key=lambda place: (place[1], place[0]))
+
+
+def _decoded(path: Path, plan: Plan, tiles: TileReader, chosen: list[Place]) -> Check:
+    """What OpenSlide reads at some places against what Pillow decodes from the source's tiles there."""
+    expected = f"OpenSlide reads what Pillow decodes, within {EXACT_DB:g} dB"
+    wrong, worst = [], 99.0
+    try:
+        with closing(openslide.OpenSlide(path)) as slide:
+            for column, row in chosen:
+                box = _box(plan, (column, row))
+                seen = _region(slide, box)
+                truth = _by_pillow(plan, tiles.tile(0, column, row) or b"")[: box.height_px, : box.width_px]
+                worst = min(worst, psnr := verify.psnr_db(seen, truth))
+                if psnr < EXACT_DB:
+                    wrong.append(f"tile {column},{row}: {psnr:.1f} dB")
+    except (openslide.OpenSlideError, OSError, ValueError) as error:
+        return Check("copied pixels", False, str(error), expected)
+    if not chosen:
+        return Check("copied pixels", False, "no tile to compare", expected)
+    return sheets.rule("copied pixels", wrong, measured=f"{len(chosen)} tiles, worst {worst:.1f} dB", expected=expected)
+
+
+def _as_read(path: Path, plan: Plan, reader: PixelReader, chosen: list[Place]) -> Check:
+    """What OpenSlide reads against what the source's ordinary reader gives: the same place, the same colours."""
+    expected = f"OpenSlide reads what {plan.slide.source} reads from the source (else use --passthrough never)"
+    wrong, worst = [], 99.0
+    try:
+        with closing(openslide.OpenSlide(path)) as slide:
+            for place in chosen:
+                box = _box(plan, place)
+                seen, truth = _region(slide, box), reader.read(box)
+                worst = min(worst, psnr := verify.psnr_db(seen, truth))
+                moved = float(np.abs(seen.mean((0, 1)) - truth.mean((0, 1))).max())
+                if psnr < COLOURS_DB or moved > COLOURS_MEAN:
+                    wrong.append(f"tile {place[0]},{place[1]}: {psnr:.1f} dB, mean colour off by {moved:.1f}")
+    except openslide.OpenSlideError as error:
+        return Check("colours and places", False, str(error), expected)
+    return sheets.rule(
+        "colours and places", wrong, measured=f"{len(chosen)} tiles, worst {worst:.1f} dB", expected=expected
+    )
+
+
+def _box(plan: Plan, place: Place) -> Box:
+    size, tile_px = plan.levels[0], plan.tile_px
+    x_px, y_px = place[0] * tile_px, place[1] * tile_px
+    return Box(x_px, y_px, min(tile_px, size.width_px - x_px), min(tile_px, size.height_px - y_px))
+
+
+def _region(slide: openslide.OpenSlide, box: Box) -> Pixels:
+    region = slide.read_region((box.x_px, box.y_px), 0, (box.width_px, box.height_px))
+    return np.ascontiguousarray(np.asarray(region)[..., :3])
+
+
+def _by_pillow(plan: Plan, data: bytes) -> Pixels:
+    coded = _coded(plan)
+    stream = data
+    if coded.compression == jpegs.JPEG:
+        stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
+    with PIL.Image.open(io.BytesIO(stream)) as picture:
+        mixed = coded.compression == jpegs.J2K_YCC
+        return np.asarray((PIL.Image.merge("YCbCr", picture.split()) if mixed else picture).convert("RGB"))
+
+
+def _coded(plan: Plan) -> Coded:
+    if plan.coded is None:
+        raise InternalError("a plan that copies nothing came to passthrough", plan.slide.path)
+    return plan.coded
+
+
+def _damaged(plan: Plan, level: int, place: Place, fault: str) -> BadInput:
+    where = f"the tile in column {place[0]}, row {place[1]} of level {level}"
+    return BadInput(f"{where} is damaged or unlike the others: {fault}", plan.slide.path, COPY_AGAIN)
