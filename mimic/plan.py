@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mimic import copying, jpegs
 from mimic.errors import BadInput, Unsupported, UsageError
-from mimic.model import Image, Level, Objective, Options, Picture, Plan, Scale, Slide
+from mimic.model import Coded, Image, Level, Objective, Options, Picture, Plan, Role, Scale, Slide
 from mimic.views import can_render, plain
 from mimic.views import decide as decide_rendering
 
@@ -181,13 +183,11 @@ def _plan_image(
     rendering = decide_rendering(slide, image, options, say=why.say, warn=why.warn)
     scale = _decide_scale(slide, image, options, why)
     objective = _decide_objective(image, options, scale, why)
-    levels = _decide_levels(scan_size(image, options), options, why)
+    coded = _decide_passthrough(slide, image, options, why, rendered=rendering is not None)
+    levels = _decide_levels(scan_size(image, options), options, why, coded)
     width_px, height_px = levels[0].width_px, levels[0].height_px
     pictures = _decide_pictures(slide, image, options, why, label_px)
     profile = _decide_profile(slide, options, why, rendered=rendering is not None)
-    colour = "YCbCr 4:2:0" if options.profile == "ycc" else "RGB 4:4:4 with shared tables"
-    tile = options.tile_px
-    why.say(f"pixels are decoded and encoded once as JPEG {colour}, quality {options.quality}, {tile} px tiles")
     raw_bytes = width_px * height_px * 3
     scratch = int(raw_bytes / 3 * BYTES_PER_PIXEL) + (2 * raw_bytes if slide.source == "bfconvert" else 0)
     return Plan(
@@ -195,9 +195,9 @@ def _plan_image(
         output=output,
         image_index=image.index,
         source=slide.source,
-        profile=options.profile,
+        profile=options.profile if coded is None else "rgb" if coded.photometric == jpegs.RGB else "ycc",
         quality=options.quality,
-        tile_px=tile,
+        tile_px=options.tile_px if coded is None else coded.tile_px,
         downsample=options.downsample,
         levels=levels,
         thumbnail_px=thumbnail_size(levels),
@@ -210,6 +210,8 @@ def _plan_image(
         verify=options.verify,
         reasons=tuple(why.reasons),
         warnings=tuple(why.warnings),
+        coded=coded,
+        copied_levels=len(coded.levels) if coded is not None else 0,
         rendering=rendering,
         icc_profile=profile,
         deidentify=options.deidentify,
@@ -355,28 +357,59 @@ def agree(mpp_um: float, power: float) -> bool:
     return AGREEMENT[0] <= mpp_um * power <= AGREEMENT[1]
 
 
-def _decide_levels(size: Level, options: Options, why: _Why) -> tuple[Level, ...]:
-    sizes = level_sizes(size.width_px, size.height_px, options.downsample)
+def _decide_passthrough(slide: Slide, image: Image, options: Options, why: _Why, *, rendered: bool) -> Coded | None:
+    """The compressed tiles that are copied, with the levels that are; None when pixels are decoded and encoded."""
+    changed = "its pixels are rendered" if rendered else must_decode(slide, image, options)
+    reason = copying.reason_against(slide, image, options, must_decode=changed)
+    if reason is None and slide.coded is not None:
+        coded = copying.kept(slide.coded, belongs=_belongs)
+        if coded.missing:
+            why.warn(copying.holes(coded))
+        return coded
+    if options.passthrough == "require":
+        remedy = "Leave --passthrough require out to decode and encode it once"
+        raise Unsupported(f"its compressed tiles cannot be copied: {reason}", slide.path, remedy)
+    colour = "YCbCr 4:2:0" if options.profile == "ycc" else "RGB 4:4:4 with shared tables"
+    because = f" ({reason})" if slide.coded is not None else ""
+    how = f"JPEG {colour}, quality {options.quality}, {options.tile_px} px tiles"
+    why.say(f"pixels are decoded and encoded once as {how}{because}")
+    return None
+
+
+def _decide_levels(size: Level, options: Options, why: _Why, coded: Coded | None) -> tuple[Level, ...]:
+    own = () if coded is None else coded.levels
+    first = tuple((level.width_px, level.height_px) for level in own)
+    sizes = level_sizes(size.width_px, size.height_px, options.downsample, first=first)
     text = ", ".join(f"{width} x {height}" for width, height in sizes)
-    why.say(f"{len(sizes)} level{'s' if len(sizes) > 1 else ''}: {text} px, a factor of {options.downsample} apart")
-    tile = options.tile_px
-    return tuple(Level(width, height, tile, tile, "jpeg", True) for width, height in sizes)
+    apart = f", a factor of {options.downsample} apart" if len(own) < 2 and len(sizes) > 1 else ""
+    why.say(f"{len(sizes)} level{'s' if len(sizes) > 1 else ''}: {text} px{apart}")
+    tile, codec = (options.tile_px, "jpeg") if coded is None else (coded.tile_px, coded.levels[0].codec)
+    levels = (*own, *(Level(width, height, tile, tile, codec, True) for width, height in sizes[len(own) :]))
+    for sentence in copying.sentences(coded, levels, quality=options.quality) if coded is not None else ():
+        why.say(sentence)
+    return levels
 
 
-def level_sizes(width_px: int, height_px: int, downsample: int) -> tuple[tuple[int, int], ...]:
-    """Sizes of the pyramid, largest first, each floor(W/f) x floor(H/f).
+def level_sizes(
+    width_px: int, height_px: int, downsample: int, *, first: tuple[tuple[int, int], ...] = ()
+) -> tuple[tuple[int, int], ...]:
+    """Sizes of the pyramid, largest first, each floor(W/f) x floor(H/f); ``first`` are those that are there already.
 
     A picture longer than a thumbnail gets at least one lower level; further ones only while they stay higher than a
     full-size thumbnail, as on genuine slides: Bio-Formats drops the smallest level when the thumbnail is higher.
     """
-    sizes = [(width_px, height_px)]
+    sizes = list(first) or [(width_px, height_px)]
     while True:
         width, height = (side // downsample for side in sizes[-1])
-        wanted = len(sizes) == 1 and max(sizes[-1]) > THUMBNAIL_PX[0]
-        natural = _fit(width_px, height_px, THUMBNAIL_PX)[1]
-        if min(width, height) < SIDE_MIN_PX or not (wanted or height > natural):
+        if not _belongs(sizes, (width, height)):
             return tuple(sizes)
         sizes.append((width, height))
+
+
+def _belongs(larger: Sequence[tuple[int, int]], size: tuple[int, int]) -> bool:
+    """Whether a level of ``size`` may follow the ``larger`` ones."""
+    wanted = len(larger) == 1 and max(larger[0]) > THUMBNAIL_PX[0]
+    return min(size) >= SIDE_MIN_PX and (wanted or size[1] > _fit(*larger[0], THUMBNAIL_PX)[1])
 
 
 def thumbnail_size(levels: tuple[Level, ...]) -> tuple[int, int]:
@@ -391,21 +424,64 @@ def _fit(width_px: int, height_px: int, limit_px: tuple[int, int]) -> tuple[int,
     return max(1, int(width_px * factor)), max(1, int(height_px * factor))
 
 
-def _decide_pictures(slide: Slide, image: Image, options: Options, why: _Why) -> tuple[Picture, ...]:
-    pictures: list[Picture] = []
-    wishes = (("label", options.label), ("macro", options.macro))
-    for role, wish in wishes:
-        found = [other for other in slide.images if other.role == role and other.index != image.index]
-        if not found:
-            continue
-        if wish == "drop":
-            why.say(f"the {role} is left out, as --{role} drop asks")
-            continue
-        picture = max(found, key=lambda other: other.levels[0].width_px * other.levels[0].height_px)
-        if not (plain(picture) or can_render(slide, picture)):
-            why.warn(f"the {role} (image {picture.index}) is not 8-bit RGB and was left out")
-            continue
-        width, height = _fit(picture.levels[0].width_px, picture.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
-        why.say(f"the {role} is image {picture.index} ({picture.name or 'unnamed'}), {width} x {height} px")
-        pictures.append(Picture(picture.role, picture.index, width, height))
-    return tuple(pictures)
+def _decide_pictures(
+    slide: Slide, image: Image, options: Options, why: _Why, label_px: tuple[int, int] | None
+) -> tuple[Picture, ...]:
+    label = _decide_label(slide, image, options, why, label_px)
+    macro = _decide_macro(slide, image, options, why)
+    return tuple(picture for picture in (label, macro) if picture is not None)
+
+
+def _decide_label(
+    slide: Slide, image: Image, options: Options, why: _Why, label_px: tuple[int, int] | None
+) -> Picture | None:
+    if options.label == "file" and label_px is not None:
+        width, height = _fit(*label_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+        why.say(f"the label is the picture given with --label, {width} x {height} px")
+        return Picture("label", -1, width, height)
+    found = _largest(slide, image, "label")
+    if found is None:
+        return None
+    if options.label == "drop":
+        why.say("the label is left out, as --label drop asks")
+        return None
+    if options.label == "redact":
+        width, height = _fit(found.levels[0].width_px, found.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+        why.say(f"the label is blanked, {width} x {height} px, as --label redact asks")
+        return Picture("label", found.index, width, height)
+    if options.deidentify:
+        why.say("the label is left out: it names people")
+        return None
+    return _kept_picture(slide, found, why)
+
+
+def _decide_macro(slide: Slide, image: Image, options: Options, why: _Why) -> Picture | None:
+    found = _largest(slide, image, "macro")
+    if found is None:
+        return None
+    if options.macro == "drop":
+        why.say("the macro is left out, as --macro drop asks")
+        return None
+    if options.deidentify and options.macro == "keep":
+        why.say("the macro is left out, as the label can be on it; --macro crop-label keeps the rest of it")
+        return None
+    picture = _kept_picture(slide, found, why)
+    if picture is not None and options.macro == "crop-label":
+        why.say(
+            "the end of the macro with the label is cut off; if it cannot be told for certain, the macro is dropped"
+        )
+    return picture
+
+
+def _largest(slide: Slide, image: Image, role: Role) -> Image | None:
+    found = [other for other in slide.images if other.role == role and other.index != image.index]
+    return max(found, key=lambda other: other.levels[0].width_px * other.levels[0].height_px, default=None)
+
+
+def _kept_picture(slide: Slide, found: Image, why: _Why) -> Picture | None:
+    if not (plain(found) or can_render(slide, found)):
+        why.warn(f"the {found.role} (image {found.index}) is not 8-bit RGB and was left out")
+        return None
+    width, height = _fit(found.levels[0].width_px, found.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+    why.say(f"the {found.role} is image {found.index} ({found.name or 'unnamed'}), {width} x {height} px")
+    return Picture(found.role, found.index, width, height)
