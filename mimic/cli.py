@@ -223,18 +223,15 @@ def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet
 def info(
     file: Annotated[Path, typer.Argument(help="The slide.")],
     source: Source = None,
+    thumbnail: Annotated[
+        Path | None, typer.Option("--thumbnail", help="Write a small picture of the scan.", metavar="FILE.png")
+    ] = None,
     as_json: Json = False,
     log_file: LogFile = None,
 ) -> None:
     """Show what a file is: images, sizes, scale, objective, label, and where each fact came from."""
     with edge(log_file):
-        from mimic import probe, report, screen
-
-        slide = probe(file, source=source)
-        if as_json:
-            screen.text(report.to_json(slide))
-        else:
-            screen.slide_facts(slide)
+        cli_survey.show_info(file, source, thumbnail=thumbnail, as_json=as_json)
 
 
 @app.command(epilog=EPILOG)

@@ -71,6 +71,31 @@ def survey(
         raise typer.Exit(found.exit_code)
 
 
+def show_info(file: Path, source: str | None, *, thumbnail: Path | None, as_json: bool) -> None:
+    """What ``mimic info`` does: facts on the screen or as JSON, and a picture of the largest scan where one is asked.
+
+    The facts are told before pixels are read, so that a file with damaged pixels still shows them.
+    """
+    from mimic import peek, probe, report, screen, screen_info
+    from mimic import survey as surveys
+
+    slide = probe(file, source=source)
+    if thumbnail is not None:
+        peek.check_target(thumbnail, slide)
+    if not as_json:
+        screen_info.show(slide)
+    made = None
+    if thumbnail is not None:
+        image = surveys.main_image(slide)
+        pixels, how = peek.thumbnail(slide, image, settings.load())
+        peek.write(pixels, thumbnail)
+        made = {"path": str(thumbnail), "width_px": pixels.shape[1], "height_px": pixels.shape[0], "made": how}
+        if not as_json:
+            screen_info.thumbnail(made)
+    if as_json:
+        screen.text(report.to_json({**screen_info.told(slide), **({"thumbnail": made} if made else {})}))
+
+
 def _watcher(*, quiet: bool) -> Watch:
     """Says every few seconds how far it is, on stderr."""
     from rich.markup import escape

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from mimic.doctor import Finding
-    from mimic.model import Check, Image, Plan, Progress, Report, Request, Slide
+    from mimic.model import Check, Plan, Progress, Report, Request
 
 LINE_EVERY_S = 5.0
 """Between two progress lines where there is no terminal to draw a bar on."""
@@ -197,46 +197,6 @@ def summary(reports: Sequence[Report]) -> None:
     out.print(table)
     counts = {status: sum(report.status == status for report in reports) for status in colours}
     out.print(", ".join(f"{count} {status}" for status, count in counts.items() if count))
-
-
-def slide_facts(slide: Slide) -> None:
-    """What a file is, as a table of its images."""
-    files = f", {len(slide.files)} files" if len(slide.files) > 1 else ""
-    scanner = f", {slide.scanner}" if slide.scanner else ""
-    out.print(f"{escape(shown(slide.path))}: {escape(slide.format)}{files}{escape(scanner)}, read by {slide.source}")
-    table = Table()
-    for heading in ("image", "role", "name", "size (px)", "levels", "pixels", "scale (um/px)", "objective", "acquired"):
-        table.add_column(heading, overflow="fold")
-    for image in slide.images:
-        table.add_row(*(escape(shown(cell)) for cell in image_cells(image)))
-    out.print(table)
-    for warning in slide.warnings:
-        out.print(f"  [yellow]note:[/] {escape(shown(warning))}")
-
-
-def image_cells(image: Image) -> tuple[str, ...]:
-    """One row of ``slide_facts``."""
-    size = image.levels[0]
-    planes = f" z{image.z_planes}" * (image.z_planes > 1) + f" t{image.t_frames}" * (image.t_frames > 1)
-    scale = f"{image.scale.x_um:.6g} x {image.scale.y_um:.6g} ({image.scale.note})" if image.scale else "unknown"
-    objective = f"{image.objective.power:g}x ({image.objective.note})" if image.objective else "unknown"
-    if image.role != "scan":
-        scale = objective = ""
-    kind = "RGB" if image.rgb else f"{image.channels} ch"
-    pixels = f"{kind} {image.pixel_type}{planes}"
-    acquired = image.acquired.isoformat(" ") if image.acquired else ""
-    levels = str(len(image.levels))
-    return (
-        str(image.index),
-        image.role,
-        image.name,
-        f"{size.width_px} x {size.height_px}",
-        levels,
-        pixels,
-        scale,
-        objective,
-        acquired,
-    )
 
 
 def plan_reasons(plan: Plan) -> None:

@@ -209,12 +209,13 @@ class Server:
                 reader.setResolution(request["level"])
             data = reader.openBytes(reader.getIndex(*request["plane"]), *request["box"])
             size, offset = len(data), request["offset"]
+            interleaved = bool(reader.isInterleaved())  # of this level: an NDPI's lower ones differ from its largest
             if series.block is not None and size <= request["room"]:
                 with memoryview(series.block)[offset : offset + size] as view:
                     jpype.nio.convertToDirectBuffer(view).put(data)
         finally:
             series.release(reader)
-        return {"bytes": size}
+        return {"bytes": size, "interleaved": interleaved}
 
     def op_close(self, request: Json) -> Json:
         """Close all readers of a handle; reads that are under way end first, and nobody waits for them."""

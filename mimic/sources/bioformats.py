@@ -216,7 +216,7 @@ class Planes:
                 message = f"Bio-Formats gave {answer.result['bytes']} bytes for {size} at x={box.x_px}, y={box.y_px}"
                 raise BadInput(message, self._slide.path)
             with self._shared.view(offset, size) as view:
-                samples = self._arrange(np.frombuffer(view, np.uint8), box)
+                samples = self._arrange(np.frombuffer(view, np.uint8), box, interleaved=answer.result["interleaved"])
         finally:
             self._shared.release(offset)
         if answer.warnings:
@@ -225,7 +225,7 @@ class Planes:
             raise BadInput(message, self._slide.path, "Copy the file again from where it was made")
         return self._mosaic.mend(box, samples) if self._mosaic is not None and not level else samples
 
-    def _arrange(self, data: NDArray[np.uint8], box: Box) -> Samples:
+    def _arrange(self, data: NDArray[np.uint8], box: Box, *, interleaved: bool) -> Samples:
         core = self._core
         samples = arrange(
             data,
@@ -233,7 +233,7 @@ class Planes:
             per_pixel=core["rgb_channels"],
             kind=core["pixel_type"],
             order="<" if core["little_endian"] else ">",
-            interleaved=core["interleaved"],
+            interleaved=interleaved,
         )
         # a number beyond the table is damage that decoders pass over: it takes the last colour
         return samples if self._palette is None else np.take(self._palette, samples[..., 0], axis=0, mode="clip")
