@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from mimic import report, screen, survey
+from mimic import icc, report, screen, survey
 from mimic.coding import Coding, coding
 from mimic.model import Channel, Image, Level, Slide
 from mimic.plan import AGREEMENT, POWER_TIMES_MPP_UM
@@ -29,9 +29,7 @@ class _Line:
 
 def told(slide: Slide) -> dict[str, Any]:
     """The slide as JSON-able values, with what is judged and measured beside what the file says."""
-    bare = replace(slide, icc_profile=None, coded=slide.coded and replace(slide.coded, jpeg_tables=None))
-    known: dict[str, Any] = report.plain(bare)
-    known["icc_profile"] = None if slide.icc_profile is None else {"bytes": len(slide.icc_profile)}
+    known: dict[str, Any] = report.plain(slide)
     known["size_bytes"] = sum(filter(None, (_file_size(path) for path in slide.files)))
     for image, plain in zip(slide.images, known["images"], strict=True):
         if image.role == "scan":
@@ -88,8 +86,9 @@ def _file_lines(slide: Slide) -> list[_Line]:
         lines += [_Line("  file", _below(path, slide.path.parent), screen.size_text(size or 0)) for path, size in named]
         if len(slide.files) > FILES_MAX:
             lines.append(_Line("", f"and {len(slide.files) - FILES_MAX} more", "--json names all"))
-    profile = "none" if slide.icc_profile is None else f"{len(slide.icc_profile)} bytes"
-    lines.append(_Line("ICC profile", profile))
+    profile = slide.icc_profile
+    told_profile = "none" if profile is None else f"{icc.name(profile) or 'unnamed'}, {len(profile)} bytes"
+    lines.append(_Line("ICC profile", told_profile))
     if slide.missing_tiles:
         lines.append(_Line("missing", f"{slide.missing_tiles} tiles are not there", "the file's own directory"))
     return lines

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from mimic import structure
+from mimic import sets
 from mimic.coding import coding
 from mimic.errors import BadInput, InternalError, MimicError, UsageError, writing_failed
 from mimic.model import Image, Slide
@@ -131,32 +131,31 @@ def survey(folder: Path, settings: Settings, watch: Watch = lambda *_: None) -> 
 
 @dataclass(slots=True)
 class _Found:
-    """A row, and the files that were read for it; ``series`` is that of a DICOM file that cannot be read."""
+    """A row, and the files that were read for it."""
 
     row: Row
     files: frozenset[Path]
-    series: tuple[Path, str] | None = None
 
 
 def _rows(folder: Path, paths: tuple[Path, ...], settings: Settings, watch: Watch) -> Iterator[Row]:
-    """A row for every slide: what another slide was read from as well is a companion, and files of a set that
-    cannot be read are told once."""
+    """A row for every slide: what belongs to another slide is a companion, and a set that is broken is told once."""
+    detector = sets.Detector()
     found: dict[Path, _Found] = {}
     taken: set[Path] = set()
-    known: set[object] = set()  # sets of files, and series that cannot be read
+    known: set[frozenset[Path]] = set()
     for number, path in enumerate(paths):
         watch(number, len(paths), path)
         if _plain(path) in taken:
             continue
-        one = _look(path, folder, settings)
-        if one.files in known or one.series in known:
+        one = _look(path, folder, settings, detector.find(path))
+        if one.files in known:
             continue
         for member in one.files & found.keys():
             if len(found[member].files) < len(one.files):
                 del found[member]
         found[_plain(path)] = one
         taken |= one.files
-        known |= {one.files, one.series} - {None}
+        known.add(one.files)
     yield from (one.row for one in found.values())
 
 
@@ -164,12 +163,14 @@ def _plain(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, which are slides of their own
 
 
-def _look(path: Path, folder: Path, settings: Settings) -> _Found:
-    """One file, with every failure turned into a row: the edge, where one slide's bug must not stop the rest."""
+def _look(path: Path, folder: Path, settings: Settings, members: sets.SlideSet | None) -> _Found:
+    """One slide, with every failure turned into a row: the edge, where one slide's bug must not stop the rest."""
+    files = frozenset(_plain(each) for each in (path, *(members.files if members is not None else ())))
+    if members is not None and members.path.is_file():
+        path = members.path
     try:
         slide = probe(path, settings)
-        files = frozenset(_plain(member) for member in slide.files)
-        return _Found(row(slide, folder), files | {_plain(path)})
+        return _Found(row(slide, folder), files | {_plain(each) for each in slide.files})
     except MimicError as error:
         log.info("%s", error)
         failure = error
@@ -178,18 +179,8 @@ def _look(path: Path, folder: Path, settings: Settings) -> _Found:
         failure = InternalError(f"a bug in mimic: {type(error).__name__}: {error}", path, "Please report it")
     other = failure.path if failure.path is not None and _plain(failure.path) != _plain(path) else None
     bare = type(failure)(failure.message, other, failure.remedy)
-    failed = Row(_name(path, folder), size_bytes=_size(path), error=str(bare), exit_code=failure.exit_code)
-    return _Found(failed, frozenset({_plain(path)}), _series(path))
-
-
-def _series(path: Path) -> tuple[Path, str] | None:
-    """Folder and series of a DICOM file, None for all else."""
-    try:
-        facts = structure.check(path).dicom
-    except MimicError:
-        return None
-    uid = facts.series_instance_uid if facts is not None else None
-    return (path.parent, uid) if uid else None
+    failed = Row(_name(path, folder), size_bytes=_size(*files), error=str(bare), exit_code=failure.exit_code)
+    return _Found(failed, files)
 
 
 def _name(path: Path, folder: Path) -> str:
