@@ -25,6 +25,7 @@ from mimic.sheets import Layout
 __all__ = ["Edited", "Wish", "edit", "pending_bytes"]
 
 SCAN_BYTES = 16 << 20
+NO_RANGES = np.zeros((0, 2), np.int64)
 MAX_OPENSLIDE_PX = 16_384
 """OpenSlide aborts the process over a tile that it cannot allocate; no slide has one of this size."""
 TIFFFILE_ERRORS = (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -115,6 +116,8 @@ def _in_place(path: Path, wish: Wish, version: str) -> Edited:
         done = Edited(path, bool(left), made.difference, made.notes, made.dropped, finished_bytes=left)
         if made.difference or wish.deidentify:
             before = _seen(made.layout)
+            if wish.deidentify:  # what pixel data hold cannot be helped here: better told while nothing has changed
+                _search(path, made.strings, but=ifds.orphans(made.tree, made.ifds, gaps=True))
             wiped = tiffedit.commit(
                 disk, made.tree, made.ifds, proof=lambda: _prove(made, before), gaps=wish.deidentify
             )
@@ -210,23 +213,35 @@ def _equal(seen: str | None, wanted: str | None) -> bool:
         return seen is None or seen == wanted
 
 
-def _search(path: Path, strings: Iterable[bytes]) -> None:
-    """Raises VerificationFailed when a removed string, in 8 or in 16 bits a letter, is anywhere in the file."""
+def _search(path: Path, strings: Iterable[bytes], *, but: ifds.Ranges = NO_RANGES) -> None:
+    """Raises VerificationFailed when a removed string, in 8 or in 16 bits a letter, is in the file but in ``but``."""
     wanted = [form for each in strings for form in (each, each.decode("latin-1").encode("utf-16-le"))]
     overlap = max((len(each) for each in wanted), default=1) - 1
-    kept, at = b"", 0
+    at, kept = 0, b""
     try:
         with path.open("rb") as file:
             while part := file.read(SCAN_BYTES):
-                window = kept + part
-                for each in wanted:
-                    if (found := window.find(each)) >= 0:
-                        raise VerificationFailed(
-                            f"what was removed is still there, at byte {at - len(kept) + found}, in pixel data or tags",
-                            path,
-                            "Make a new file with 'mimic convert --deidentify'",
+                window = kept + _blanked(part, at, but)
+                for found in (window.find(each) for each in wanted):
+                    if found >= 0:
+                        place = at - len(kept) + found
+                        message = (
+                            f"what should go is also at byte {place}, in pixel data or a table, where no edit goes"
                         )
+                        raise VerificationFailed(message, path, "Make a new file with 'mimic convert --deidentify'")
                 at += len(part)
                 kept = window[-overlap:] if overlap else b""
     except OSError as error:
         raise OutputError(f"cannot be read again ({error.strerror})", path, "Check that disk") from error
+
+
+def _blanked(part: bytes, at: int, ranges: ifds.Ranges) -> bytes:
+    """``part`` of a file, from byte ``at``, with zeros where ``ranges`` (ascending) will be wiped."""
+    first = int(np.searchsorted(ranges[:, 1], at, "right"))
+    last = int(np.searchsorted(ranges[:, 0], at + len(part), "left"))
+    if first >= last:
+        return part
+    made = bytearray(part)
+    for start, end in (ranges[first:last] - at).clip(0, len(part)).tolist():
+        made[start:end] = bytes(end - start)
+    return bytes(made)

@@ -20,7 +20,9 @@ MAX_APPMAG = 1000
 NUMERIC_KEYS = frozenset(
     ("AppMag", "MPP", "StripeWidth", "OriginalWidth", "Originalheight", "OriginalHeight", "Filtered", "Left", "Top")
 )
-MIMIC_KEYS = frozenset(("Source Format", "MPP Source", "AppMag Source", "Objective Power"))
+MIMIC_KEYS = frozenset(
+    ("Source Format", "MPP Source", "AppMag Source", "Objective Power", "ICC Profile", "Rendering", "Deidentified")
+)
 """What a de-identified description keeps: numbers of the picture, and, in mimic's own files, where they came from.
 Camera skews and offsets go: they are as good as a serial number."""
 
@@ -50,7 +52,8 @@ def changes(
     text: str, pairs: Iterable[tuple[str, str]], removes: Iterable[str], *, deidentify: bool = False
 ) -> Changes:
     """The wishes of a user about the description ``text`` of the baseline. Raises UsageError."""
-    there = [key for key, _ in svs.parse(text).pairs]
+    now = svs.parse(text).values
+    there = list(now)
     sets: dict[str, str] = {}
     for wanted, said in pairs:
         key = _key(wanted, there)
@@ -63,7 +66,8 @@ def changes(
         raise UsageError(f"{both[0]} shall be set and removed", remedy="Say one of them")
     for name, detail in (("AppMag", "Objective Power"), ("MPP", None)):
         origin = f"{name} Source"
-        if name in sets and origin in there and origin not in sets:
+        confirmed = sets.get(name) == now.get(name) and not now.get(origin, "").startswith("derived")
+        if name in sets and origin in there and origin not in sets and not confirmed:
             sets[origin] = BY_HAND
         if name in gone:
             gone.add(origin)
@@ -71,7 +75,7 @@ def changes(
             gone.add(detail)
     if not deidentify:
         return Changes(sets, frozenset(gone))
-    own = MIMIC_KEYS if svs.parse(text).values.get("Converter", "").startswith("mimic ") else frozenset()
+    own = MIMIC_KEYS if now.get("Converter", "").startswith("mimic ") else frozenset()
     return Changes(sets, frozenset(gone), NUMERIC_KEYS, own | {"Converter"})
 
 

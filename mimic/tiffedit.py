@@ -68,11 +68,10 @@ def block(tree: Tree, ifds: Sequence[Ifd], ranges: Ranges) -> tuple[int, bytes, 
     journal += struct.pack("<I", len(ranges))
     journal += struct.pack("<I", zlib.crc32(journal)) + TAIL
     first = start + len(journal)
-    data = journal + Builder(first, tree.order, tree.big).chain(ifds)
-    if not tree.big and start + len(data) >= CLASSIC_END:
+    if not tree.big and first + len(Builder(0, tree.order, tree.big).chain(ifds)) >= CLASSIC_END:
         message = f"has {tree.size_bytes} bytes: with new directories it would pass the 4 GiB of a classic TIFF"
         raise Unsupported(message, tree.path, "Make a BigTIFF of it with 'mimic convert'")
-    return start, data, first
+    return start, journal + Builder(first, tree.order, tree.big).chain(ifds), first
 
 
 def commit(disk: Disk, tree: Tree, ifds: Sequence[Ifd], *, proof: Callable[[], None], gaps: bool = False) -> int:
