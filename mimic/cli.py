@@ -44,11 +44,20 @@ TIDY_S = 5.0
 """Further Ctrl-Cs count only after this: people press it twice, and tidying up takes a fraction of it."""
 
 
-class Keep(StrEnum):
-    """What to do with a label or macro."""
+class Macro(StrEnum):
+    """What to do with a macro."""
 
     keep = "keep"
     drop = "drop"
+    crop_label = "crop-label"
+
+
+class Icc(StrEnum):
+    """What to do with a colour profile."""
+
+    keep = "keep"
+    srgb = "srgb"
+    strip_ = "strip"
 
 
 class Verify(StrEnum):
@@ -77,9 +86,20 @@ Ranges = Annotated[
 Grey = Annotated[bool, typer.Option("--grey", help="Show channels in grey.")]
 ZPlane = Annotated[str | None, typer.Option("--z", help="Focus plane from 0 on, middle (default), or max of all.")]
 TFrame = Annotated[int | None, typer.Option("--t", help="Time point from 0 on.")]
+MergeScenes = Annotated[bool, typer.Option("--merge-scenes", help="Put a CZI's scenes on one canvas, in their places.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Convert a damaged file: what is missing becomes white, and is counted.")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.")]
-LABEL = typer.Option("--label", help="Keep the label, or drop it.")
-MACRO = typer.Option("--macro", help="Keep the macro, or drop it.")
+LABEL = typer.Option(
+    "--label", help="keep, drop, redact (blank it), or a picture to take its place.", metavar="keep|drop|redact|FILE"
+)
+MACRO = typer.Option("--macro", help="Keep the macro, drop it, or cut off the end with the label.")
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="Write nothing that names people, cases, devices or days, and prove it.")
+]
+ICC = typer.Option("--icc", help="Colour profile: keep it, take pixels to sRGB by it, or strip it.")
+Square = Annotated[bool, typer.Option("--square", help="Resample pixels that are not square.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -107,8 +127,11 @@ def convert(
     rgb_jpeg: RgbJpeg = False,
     tile: Tile = 256,
     downsample: Down = 4,
-    label: Annotated[Keep, LABEL] = Keep.keep,
-    macro: Annotated[Keep, MACRO] = Keep.keep,
+    label: Annotated[str, LABEL] = "keep",
+    macro: Annotated[Macro, MACRO] = Macro.keep,
+    deidentify: Deidentify = False,
+    icc: Annotated[Icc, ICC] = Icc.keep,
+    square: Square = False,
     channels: Channels = None,
     colors: Colors = None,
     range_: Ranges = None,
@@ -141,8 +164,11 @@ def convert(
             profile="rgb" if rgb_jpeg else "ycc",
             tile_px=tile,
             downsample=downsample,
-            label=label.value,
+            **_label(label),
             macro=macro.value,
+            deidentify=deidentify,
+            icc=icc.value,
+            square=square,
             **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
             verify=verify.value,
             overwrite=overwrite,
@@ -152,6 +178,16 @@ def convert(
         )
         found = _found(inputs, output, options)
         raise typer.Exit(_convert_all(found, report_file=report_file, as_json=as_json, quiet=quiet))
+
+
+def _label(wish: str) -> dict[str, Any]:
+    """The options of --label: one of three words, or else the name of a file ("./drop" is a file)."""
+    if wish in ("keep", "drop", "redact"):
+        return {"label": wish}
+    if not Path(wish).is_file():
+        remedy = "Use keep, drop, redact, or name a picture that is there"
+        raise UsageError(f"--label {wish} is neither a wish nor a file", remedy=remedy)
+    return {"label": "file", "label_file": Path(wish)}
 
 
 def _rendering(
@@ -247,8 +283,11 @@ def plan(
     rgb_jpeg: RgbJpeg = False,
     tile: Tile = 256,
     downsample: Down = 4,
-    label: Annotated[Keep, LABEL] = Keep.keep,
-    macro: Annotated[Keep, MACRO] = Keep.keep,
+    label: Annotated[str, LABEL] = "keep",
+    macro: Annotated[Macro, MACRO] = Macro.keep,
+    deidentify: Deidentify = False,
+    icc: Annotated[Icc, ICC] = Icc.keep,
+    square: Square = False,
     channels: Channels = None,
     colors: Colors = None,
     range_: Ranges = None,
@@ -275,8 +314,11 @@ def plan(
             profile="rgb" if rgb_jpeg else "ycc",
             tile_px=tile,
             downsample=downsample,
-            label=label.value,
+            **_label(label),
             macro=macro.value,
+            deidentify=deidentify,
+            icc=icc.value,
+            square=square,
             **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
         )
         if as_json:
@@ -289,17 +331,21 @@ def plan(
 @app.command(epilog=EPILOG)
 def check(
     files: Annotated[list[Path], typer.Argument(help="SVS files, mimic's or not.", metavar="FILE...")],
+    phi: Annotated[bool, typer.Option("--phi", help="What does it reveal of people, cases and devices?")] = False,
     as_json: Json = False,
     log_file: LogFile = None,
 ) -> None:
-    """Check every rule that readers of SVS have; exit code 8 when a MUST is broken."""
+    """Check every rule that readers of SVS have, or with --phi what the file reveals; exit code 8 when a MUST is broken
+    or something is revealed."""
     with edge(log_file):
-        from mimic import report, screen, verify
+        from mimic import report, reveal, screen, verify
+
+        look = reveal.check if phi else verify.check
 
         worst, told = 0, []
         for file in files:
             try:
-                results = verify.check(file)
+                results = look(file)
             except MimicError as error:
                 worst = max(worst, error.exit_code)
                 told.append({"path": file, "checks": [], "error": str(error), "exit_code": error.exit_code})

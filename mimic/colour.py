@@ -58,11 +58,11 @@ def _srgb() -> bytes:
 
 def _cms() -> Any:
     try:
-        from PIL import ImageCms
-
-        ImageCms.core.littlecms_version  # noqa: B018 - a build without LittleCMS fails here
-    except (ImportError, AttributeError) as error:
+        from PIL import ImageCms, features
+    except ImportError as error:
         raise ToolMissing("this Pillow has no colour management", remedy="Run: pip install --upgrade pillow") from error
+    if not features.check("littlecms2"):
+        raise ToolMissing("this Pillow has no LittleCMS", remedy="Run: pip install --upgrade pillow")
     return ImageCms
 
 

@@ -13,11 +13,17 @@ from typing import cast
 
 from mimic import (
     __version__,
+    colour,
     encode,
+    icc,
+    merge,
+    pictures,
+    privacy,
     pyramid,
     render,
     report,
     reread,
+    resample,
     rules,
     sources,
     staging,
@@ -31,12 +37,14 @@ from mimic.model import (
     Check,
     Image,
     Picture,
+    Pixels,
     Plan,
     Progress,
     Rendering,
     Report,
     Request,
     Result,
+    Role,
     Sample,
     Slide,
     Stage,
@@ -59,11 +67,18 @@ def convert(
 
     ``taken`` maps outputs that the same run has already made to their inputs: they are not replaced.
     """
+    with privacy.guarded(request) as guard:
+        return _convert(request, settings, watch, taken or {}, guard)
+
+
+def _convert(
+    request: Request, settings: Settings, watch: Watch, taken: Mapping[Path, Path], guard: privacy.Guard | None
+) -> Report:
     started = time.monotonic()
     slide = probe(request.input, settings, source=request.options.source)
-    plans = plan_slide(slide, request)
+    plans = plan_slide(slide, request, guard)
     for each in plans:
-        staging.refuse_taken(each.output, taken or {})
+        staging.refuse_taken(each.output, taken)
         staging.refuse_existing(each.output, overwrite=request.options.overwrite, inputs=slide.files)
     with closing(report.Digests(slide.files)) as digests, ExitStack() as places:
         folders = [places.enter_context(staging.staged(each.output)) for each in plans]
@@ -78,15 +93,45 @@ def convert(
         input=request.input,
         results=results,
         tools=(*sources.load(slide.source).tools(settings), *report.libraries()),
-        warnings=tuple(dict.fromkeys(warning for each in plans for warning in each.warnings)),
+        warnings=tuple(dict.fromkeys(warning for each in results for warning in each.plan.warnings)),
         input_sha256=input_sha256,
         seconds_s=round(time.monotonic() - started, 3),
     )
 
 
-def plan_slide(slide: Slide, request: Request) -> tuple[Plan, ...]:
-    """Plans for ``request``, with as many threads as this machine has cores unless it says otherwise."""
-    return plan(slide, request.options, output=request.output, threads=request.options.threads or _cores())
+def plan_slide(slide: Slide, request: Request, guard: privacy.Guard | None = None) -> tuple[Plan, ...]:
+    """Plans for ``request``, with as many threads as this machine has cores unless it says otherwise.
+
+    What must not be planned with (names, with ``--deidentify``) is taken out of ``slide`` first.
+    """
+    options = request.options
+    slide = merge.merged(slide) if options.merge_scenes else slide
+    threads = options.threads or _cores()
+    named = options.label == "file" and options.label_file is not None and not options.deidentify
+    label = pictures.read_file(options.label_file) if named and options.label_file is not None else None
+    label_px = None if label is None else (label.shape[1], label.shape[0])
+    if not options.deidentify:
+        made = plan(slide, options, output=request.output, threads=threads, label_px=label_px)
+    else:
+        guard = guard or privacy.Guard(request)
+        slide = guard.learn(slide)
+        made = plan(slide, options, output=request.output, threads=threads, stem=privacy.alias(slide))
+        made = tuple(privacy.told(each, guard, request) for each in made)
+    return tuple(_with_profile(each, request) for each in made)
+
+
+def _with_profile(plan: Plan, request: Request) -> Plan:
+    """The profile as it is written: sRGB's after the pixels have gone there, and without texts when de-identified."""
+    if plan.icc_profile is None:
+        return plan
+    if request.options.icc == "srgb":
+        return replace(plan, icc_profile=colour.srgb_profile())
+    return replace(plan, icc_profile=icc.neutral(plan.icc_profile)) if plan.deidentify else plan
+
+
+def _source(slide: Slide, image: Image) -> sources.Source:
+    """Who opens an image: the slide's source, or for a canvas of scenes the one that puts them on it."""
+    return cast(sources.Source, merge) if merge.is_merged(image) else sources.load(slide.source)
 
 
 def _cores() -> int:
@@ -147,23 +192,65 @@ class _Job:
             self.plan = replace(self.plan, rendering=render.resolve(planes, self.plan.image, self.plan.rendering))
 
     def _write(self, keeper: SampleKeeper) -> Written:
+        associated = self._associated()
         plan = self.plan
         tables = encode.jpeg_tables(plan.quality) if plan.profile == "rgb" else None
         with TiffWriter(self.staged) as writer:
-            with self._reader(plan.image_index) as reader:
+            with self._scan() as reader:
                 smallest = stream.write_levels(plan, reader, writer, keeper=keeper, watch=self._tick)
             thumbnail = pyramid.thumbnail(smallest, plan.thumbnail_px)
             writer.add_strip("thumbnail", encode.jpeg(thumbnail, quality=plan.quality, profile=plan.profile))
-            for picture in plan.pictures:
-                writer.add_strip(picture.role, self._picture(picture))
+            for role, coded in associated.items():
+                writer.add_strip(role, coded)
             return writer.finish(svs.pages(plan, version=__version__, jpeg_tables=tables))
 
-    def _picture(self, picture: Picture) -> bytes:
-        with self._reader(picture.image_index) as reader:
-            pixels = pyramid.thumbnail(stream.read_whole(reader), (picture.width_px, picture.height_px))
-        if picture.role == "label":
-            return encode.lzw(pixels)
-        return encode.jpeg(pixels, quality=self.plan.quality, profile=self.plan.profile)
+    def _associated(self) -> dict[Role, bytes]:
+        """Label and macro as they are written; the plan then has their true sizes, for only pixels tell what a macro
+        without its label is."""
+        coded: dict[Role, bytes] = {}
+        kept: list[Picture] = []
+        for picture in self.plan.pictures:
+            pixels = self._picture(picture)
+            if pixels is None:
+                text = "the macro was left out: it is not certain where its label is"
+                self.plan = replace(self.plan, warnings=(*self.plan.warnings, text))
+                continue
+            kept.append(replace(picture, width_px=pixels.shape[1], height_px=pixels.shape[0]))
+            jpeg = picture.role != "label"
+            quality, profile = self.plan.quality, self.plan.profile
+            coded[picture.role] = encode.jpeg(pixels, quality=quality, profile=profile) if jpeg else encode.lzw(pixels)
+        self.plan = replace(self.plan, pictures=tuple(kept))
+        return coded
+
+    def _picture(self, picture: Picture) -> Pixels | None:
+        """Pixels of a label or macro as the options want it; None for a macro that cannot be cut for certain."""
+        options, size_px = self.request.options, (picture.width_px, picture.height_px)
+        if picture.role == "label" and options.label == "redact":
+            return pictures.blank(*size_px)
+        if picture.role == "label" and options.label == "file" and options.label_file is not None:
+            return pyramid.thumbnail(pictures.read_file(options.label_file), size_px)
+        pixels = pyramid.thumbnail(self._whole(picture.image_index), size_px)
+        if picture.role != "macro" or options.macro != "crop-label":
+            return pixels
+        labels = [image for image in self.plan.slide.images if image.role == "label"]
+        return pictures.without_label(pixels, self._whole(labels[0].index) if labels else None)
+
+    def _whole(self, image_index: int) -> Pixels:
+        with self._reader(image_index) as reader:
+            return stream.read_whole(reader)
+
+    @contextmanager
+    def _scan(self) -> Iterator[PixelReader]:
+        """The scan's pixels as they are written: in sRGB and square where the options ask for it."""
+        plan = self.plan
+        with self._reader(plan.image_index) as reader:
+            if self.request.options.icc == "srgb" and plan.icc_profile is not None and plan.slide.icc_profile:
+                reader = colour.SrgbReader(reader, plan.slide.icc_profile, plan.slide.path)  # noqa: PLW2901
+            source, size = plan.image.levels[0], plan.levels[0]
+            source_px, size_px = (source.width_px, source.height_px), (size.width_px, size.height_px)
+            if source_px != size_px:
+                reader = resample.SquareReader(reader, source_px=source_px, size_px=size_px)  # noqa: PLW2901
+            yield reader
 
     @contextmanager
     def _reader(self, image_index: int) -> Iterator[PixelReader]:
@@ -175,7 +262,7 @@ class _Job:
                 yield render.Rendered(planes, render.resolve(planes, image, rendering), image)
             return
         with self._private() as private:
-            opened = sources.load(slide.source).open(
+            opened = _source(slide, image).open(
                 slide, image, threads=self.plan.threads, settings=self.settings, scratch=private
             )
             with closing(opened) as reader:
@@ -184,7 +271,7 @@ class _Job:
     @contextmanager
     def _planes(self, image: Image, rendering: Rendering) -> Iterator[render.PlaneReader]:
         """Samples of ``image`` from a source that renders (``views.can_render``)."""
-        source = cast(render.PlaneSource, sources.load(self.plan.slide.source))
+        source = cast(render.PlaneSource, _source(self.plan.slide, image))
         with self._private() as private:
             opened = source.open_planes(
                 self.plan.slide,
@@ -213,9 +300,11 @@ class _Job:
         structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick)
         seen = verify.readers(self.staged, plan)
         caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)
-        with self._reader(plan.image_index) as reader:
+        if plan.deidentify:
+            caught += (privacy.search(self.staged, plan),)
+        with self._scan() as reader:
             again: tuple[Check, ...] = (reread.sample(reader, samples),)
         if plan.verify == "full":
-            with self._reader(plan.image_index) as reader:
+            with self._scan() as reader:
                 again += reread.everything(self.staged, plan, reader, watch=self._tick)
         return (*structure, *seen, *caught, *again)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from mimic import report
+from mimic import privacy, report
 from mimic.convert import convert
 from mimic.errors import InternalError, MimicError
 from mimic.model import Progress, Report, Request
@@ -31,11 +31,11 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterat
         for request in requests:
             owner = used.get(request.input.absolute())
             if owner is not None:
-                yield skipped(request.input, f"belongs to {owner.name} and was read with it")
+                yield skipped(_named(request), f"belongs to {_named(request, owner).name} and was read with it")
                 continue
             done = _attempt(request, settings, watch, made)
             used |= {Path(name): request.input for name in done.input_sha256}
-            made |= {output.absolute(): request.input for output in done.outputs}
+            made |= {output.absolute(): _named(request) for output in done.outputs}
             yield done
     finally:
         bfclient.shutdown()
@@ -52,16 +52,22 @@ def _attempt(request: Request, settings: Settings, watch: Watch, made: dict[Path
         raise
     except Exception as error:
         log.exception("a bug in mimic")
-        text = f"a bug in mimic: {type(error).__name__}: {error}"
-        bug = InternalError(text, request.input, "Please report it, with the --log-file")
+        silent = request.options.deidentify
+        text = f"a bug in mimic: {type(error).__name__}" + ("" if silent else f": {error}")
+        bug = InternalError(text, None if silent else request.input, "Please report it, with the --log-file")
         return failed(request, bug, time.monotonic() - started)
+
+
+def _named(request: Request, path: Path | None = None) -> Path:
+    """What a report calls the input, or another file of the run: nothing, where names may not get out."""
+    return Path(privacy.UNNAMED) if request.options.deidentify else path or request.input
 
 
 def failed(request: Request, error: MimicError, seconds_s: float) -> Report:
     """The report of a failure."""
     log.info("%s", error)
     seconds_s, code = round(seconds_s, 3), error.exit_code
-    return Report(report.SCHEMA, "failed", request.input, seconds_s=seconds_s, error=str(error), exit_code=code)
+    return Report(report.SCHEMA, "failed", _named(request), seconds_s=seconds_s, error=str(error), exit_code=code)
 
 
 def skipped(path: Path, reason: str) -> Report:

@@ -47,7 +47,9 @@ SAFE_DICOM = frozenset(
         *("LossyImageCompression", "PositionReferenceIndicator", "ColorSpace", "FocusMethod", "OpticalPathIdentifier"),
     )
 )
-DICOM_TEXTS = frozenset("AE AS CS DA DT LO LT PN SH ST TM UC UI UR UT UN".split())
+DICOM_TEXTS = frozenset(
+    ("AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT", "UN")
+)
 NOT_PERSONAL = re.compile(
     r"[-+]?[\d.,]{1,5}|[-+]?\d*\.\d+([eE][-+]?\d+)?|true|false|yes|no|none|null|\W*", re.IGNORECASE
 )
@@ -89,7 +91,7 @@ def _of_data(data: mmap.mmap, path: Path) -> Iterator[Trace]:
     kinds: tuple[tuple[bytes, int, Callable[[mmap.mmap], Iterator[Trace]]], ...] = (
         (b"ZISRAWFILE", 0, _czi),
         (b"\x89PNG\r\n\x1a\n", 0, _png),
-        (b"\xff\xd8\xff", 0, _jpeg),
+        (b"\xff\xd8\xff", 0, jpeg),
         (b"RIFF", 0, _webp),
     )
     if data[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
@@ -276,8 +278,8 @@ def _inflated(raw: bytes) -> bytes:
         return b""
 
 
-def _jpeg(data: tifffields.Buffer) -> Iterator[Trace]:
-    """Comments and application segments up to the first scan."""
+def jpeg(data: tifffields.Buffer) -> Iterator[Trace]:
+    """What a JPEG's comments and application segments say, up to its first scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
         (length,) = struct.unpack_from(">H", data, at + 2)

@@ -1,4 +1,4 @@
-"""What may name a person, a case or a device: which fields, which words of them, and whether bytes still hold any. Pure.
+"""What may name a person, a case or a device: which fields, which words of them, and whether bytes hold any. Pure.
 
 What de-identified slides say is an allow-list (svs.py); this module is the second net under it. It knows the values
 that were in the input, and looks for them in all that was written.
@@ -38,14 +38,6 @@ SAFE_SVS_KEYS = frozenset(
     )
 )
 """Pairs of an Aperio description that tell about pixels only; every other one may tell about people or the device."""
-DEIDENTIFIED_KEYS = frozenset(
-    (
-        *("AppMag", "MPP", "OriginalWidth", "Originalheight", "Converter", "Source Format", "MPP Source"),
-        *("AppMag Source", "Objective Power", "ICC Profile", "Deidentified"),
-    )
-)
-"""All that the description of a de-identified slide says."""
-
 IDENTIFYING = re.compile(
     r"user|name|author|owner|operator|patient|person|experimenter|barcode|serial|descri|comment|title|date|time(?!scale)"
     r"|label|document|keyword|\bid$|uid|path|file|host|computer|machine|institut|hospital|phone|mail|address|city|street"
@@ -128,7 +120,7 @@ def _telling(text: str, *, whole: bool) -> bool:
 
 DATE_LAYOUTS = ("%Y-%m-%d", "%Y%m%d", "%m/%d/%y", "%m/%d/%Y", "%d.%m.%Y", "%Y:%m:%d", "%Y/%m/%d")
 DATE = re.compile(
-    r"\d{4}-\d\d-\d\d|(?<!\d)\d{8}(?!\d)|\d\d/\d\d/\d{4}|\d\d/\d\d/\d\d|\d\d\.\d\d\.\d{4}|\d{4}:\d\d:\d\d"
+    r"\d{4}[-/:]\d\d[-/:]\d\d|(?<!\d)\d{8}(?!\d)|\d\d/\d\d/\d{4}|\d\d/\d\d/\d\d|\d\d\.\d\d\.\d{4}|\d{4}:\d\d:\d\d"
 )
 
 

@@ -1,11 +1,16 @@
-"""Labels and macros as pictures: blanked, or cut so that no label is left. Pure: pixels in, pixels out."""
+"""Labels and macros as pictures: blanked, replaced, or cut so that no label is left."""
 
 from __future__ import annotations
+
+import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import ImageOps
 
+from mimic.errors import BadInput
 from mimic.model import Pixels
 
 BLANK = 235
@@ -22,6 +27,19 @@ MATCH_ROWS_PX = 48
 MATCH_SCALES = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 MATCH_LIMIT = 0.6
 """Correlation of a label with its place in a macro; unrelated places stay below 0.5."""
+
+
+def read_file(path: Path) -> Pixels:
+    """A picture given for a label: upright, alpha on white. Raises BadInput for what is no picture or far too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Pillow.DecompressionBombWarning)
+            with Pillow.open(path) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombWarning, Pillow.DecompressionBombError) as error:
+        raise BadInput(f"cannot be read as a label's picture: {error}", path, "Give a PNG or JPEG picture") from error
+    white = Pillow.new("RGBA", picture.size, (255, 255, 255, 255))
+    return np.asarray(Pillow.alpha_composite(white, picture).convert("RGB"))
 
 
 def blank(width_px: int, height_px: int) -> Pixels:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from mimic import sets, sources
+from mimic import colour, sets, sources, structure
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Slide
 from mimic.settings import Settings
+from mimic.sources import tiff
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -41,7 +44,25 @@ def probe(path: Path, settings: Settings, *, source: str | None = None) -> Slide
             raise Unsupported("Bio-Formats cannot read MIRAX slides", path, "Export it as TIFF from its own software")
     except OSError as error:  # a name too long, a folder that may not be entered
         raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
-    return sources.load(source or sources.choose(path)).probe(path, settings)
+    slide = sources.load(source or sources.choose(path)).probe(path, settings)
+    slide = slide if slide.icc_profile is not None else replace(slide, icc_profile=colour.profile_of(slide.files))
+    return coded(slide)
+
+
+def coded(slide: Slide) -> Slide:
+    """``slide`` with what is known of the compressed tiles of its scan; nothing where it has several.
+
+    Raises BadInput for tiles that are damaged where it looks: it reads the headers of a few.
+    """
+    if len(slide.scans()) != 1:
+        return slide
+    kind = structure.container(slide.path)
+    if kind == "tiff":
+        return replace(slide, coded=tiff.coded(slide, slide.scans()[0]))
+    if kind == "dicom":
+        dicom = import_module("mimic.sources.dicom")  # pydicom takes a third of a second
+        return replace(slide, coded=dicom.coded(slide, slide.scans()[0]))
+    return slide
 
 
 def find_slides(folder: Path) -> Iterator[Path]:

@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mimic import __version__
+from mimic import __version__, phi
 from mimic.errors import BadInput, InternalError, Interrupted, UsageError, writing_failed
-from mimic.model import Report, Tool
+from mimic.model import Plan, Report, Tool
 
 SCHEMA = 1
 """Raised when a field changes its meaning or goes away; new fields do not count."""
@@ -30,12 +30,17 @@ LIBRARIES = ("numpy", "imagecodecs", "tifffile", "openslide-python", "openslide-
 def to_json(value: object) -> str:
     """Any of the model's types as indented JSON; paths become strings, dates ISO texts, unknown is null.
 
+    Bytes become their digest. What is de-identified leaves without a word of its input (``phi.presentable``).
     A name that is not UTF-8 keeps its odd bytes as Python has them, "\\udcff" for 0xff: ``os.fsencode`` gives it back.
     """
     return json.dumps(plain(value), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def plain(value: object) -> Any:
+    if isinstance(value, Report):
+        value = phi.presentable(value)
+    elif isinstance(value, Plan):
+        value = phi.presentable_plan(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
@@ -46,6 +51,8 @@ def plain(value: object) -> Any:
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise InternalError(f"{type(value).__name__} cannot be written as JSON")

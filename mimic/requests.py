@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mimic import sets
+from mimic import privacy, sets
 from mimic.errors import BadInput, UsageError
 from mimic.model import Options, Request
 from mimic.plan import is_file_name, output_stem
@@ -46,13 +46,14 @@ def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Foun
     skipped: dict[Path, str] = {}
     for path, place, reason in _places(paths, output, detector):
         if reason is not None:
-            skipped.setdefault(path, reason)
+            skipped.setdefault(Path(privacy.UNNAMED) if options.deidentify else path, reason)
             continue
         slide = detector.find(path)
         main = path if slide is None else slide.path
         if main not in found:  # of a set without its main file the member stands for it, and tells what is missing
             named = path if slide is not None and slide.path in slide.missing else main
-            found[main] = Request(named, _place(slide, place, detector), options)
+            kept = options.deidentify or slide is None  # names made from the input's would tell of it
+            found[main] = Request(named, place if kept else _place(slide, place, detector), options)
     requests = list(found.values())
     if output is not None and is_file_name(output) and len(requests) > 1:
         raise UsageError(f"{len(requests)} slides cannot go into the one file {output}", remedy="Give a folder with -o")
@@ -111,7 +112,7 @@ def _distinct(requests: list[Request], detector: sets.Detector) -> list[Request]
     taken: set[tuple[Path, str]] = set()
     result = []
     for request in requests:
-        if request.output is not None and is_file_name(request.output):
+        if request.options.deidentify or (request.output is not None and is_file_name(request.output)):
             result.append(request)
             continue
         slide = detector.find(request.input)

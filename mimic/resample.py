@@ -1,4 +1,4 @@
-"""Pixels that are not square, served as square ones: one axis is stretched while boxes are read. Pure but for the reader.
+"""Pixels that are not square, served as square ones: one axis is stretched while boxes are read.
 
 The finer scale counts, so that the other axis is only ever stretched and no detail is lost. An output pixel depends on
 its own place and two source pixels alone, never on the box it was asked for in: boxes join without seams.
@@ -11,17 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic.model import Box, Level, Pixels, Scale
+from mimic.model import Box, Pixels
 from mimic.sources import PixelReader
 
 MARGIN_PX = 1
 """Linear interpolation reaches to the next source pixel."""
-
-
-def square_size(size: Level, scale: Scale) -> tuple[int, int]:
-    """(width, height) at which pixels of ``scale`` become square with the finer of both scales."""
-    finer_um = min(scale.x_um, scale.y_um)
-    return max(1, round(size.width_px * scale.x_um / finer_um)), max(1, round(size.height_px * scale.y_um / finer_um))
 
 
 class SquareReader:

@@ -91,7 +91,7 @@ class Watcher:
             return
         if fresh:
             self.clear()
-            name = f"{escape(shown(request.input.name))[:40]}: {step.stage}"
+            name = f"{escape(shown(_called(request).name))[:40]}: {step.stage}"
             self._task = self._bar.add_task(name, total=step.total_px / 1e6)
         if self._task is not None:
             self._bar.update(self._task, completed=step.done_px / 1e6)
@@ -102,7 +102,7 @@ class Watcher:
         if self._json:
             event(
                 "progress",
-                input=str(request.input),
+                input=str(_called(request)),
                 stage=step.stage,
                 done_px=step.done_px,
                 total_px=step.total_px,
@@ -111,13 +111,18 @@ class Watcher:
             return
         done = step.done_px / max(step.total_px, 1)
         rest = f", {speed:.0f} Mpx/s, {seconds / done - seconds:.0f} s left" if speed and 0 < done < 1 else ""
-        err.print(f"{escape(shown(request.input.name))}: {step.stage} {done:.0%}{rest}")
+        err.print(f"{escape(shown(_called(request).name))}: {step.stage} {done:.0%}{rest}")
 
     def clear(self) -> None:
         """Take the bar of a finished stage away."""
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+
+def _called(request: Request) -> Path:
+    """What progress calls the input: nothing of its name, where that may not get out."""
+    return Path("slide") if request.options.deidentify else request.input
 
 
 def _bar() -> Bar:
@@ -149,7 +154,8 @@ def _bar() -> Bar:
 
 def report_lines(report: Report) -> None:
     """One line for each output of a slide, its warnings below; a failure goes to stderr."""
-    name = escape(shown(report.input))
+    silent = any(result.plan.deidentify for result in report.results)
+    name = "de-identified" if silent else escape(shown(report.input))
     if report.status == "failed":
         error(report.error or "failed")
     if report.status == "skipped":
@@ -191,9 +197,10 @@ def summary(reports: Sequence[Report]) -> None:
     colours = {"converted": "green", "skipped": "yellow", "failed": "red"}
     for report in reports:
         names = ", ".join(escape(shown(path.name)) for path in report.outputs)
+        silent = any(result.plan.deidentify for result in report.results)
         status = f"[{colours[report.status]}]{report.status}[/]"
         seconds = f"{report.seconds_s:.1f}" if report.seconds_s else ""
-        table.add_row(escape(shown(report.input.name)), status, str(report.exit_code), names, seconds)
+        table.add_row("" if silent else escape(shown(report.input.name)), status, str(report.exit_code), names, seconds)
     out.print(table)
     counts = {status: sum(report.status == status for report in reports) for status in colours}
     out.print(", ".join(f"{count} {status}" for status, count in counts.items() if count))

@@ -16,9 +16,9 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Literal
 
-from mimic import views
+from mimic import icc, views
 from mimic.errors import InternalError
-from mimic.model import Level, Objective, Page, Picture, Plan, Scale, Tag
+from mimic.model import Coded, Level, Objective, Page, Picture, Plan, Scale, Tag
 
 PREFIX = "Aperio Image Library v12.0.15"
 """First words of every description: Bio-Formats wants "Aperio Image" in a file not named .svs, tifffile "Aperio "."""
@@ -26,10 +26,19 @@ PREFIX = "Aperio Image Library v12.0.15"
 MIN_MPP_UM, MAX_MPP_UM = 1e-5, 1e5
 """No light or electron microscope goes beyond, and the resolution tags (10000/MPP in 32 bits) could not follow."""
 
+DEIDENTIFIED_KEYS = frozenset(
+    (
+        *("AppMag", "MPP", "OriginalWidth", "Originalheight", "ICC Profile", "Converter", "Rendering"),
+        *("Source Format", "MPP Source", "AppMag Source", "Objective Power", "Deidentified"),
+        *("Pixels", "Missing Tiles"),
+    )
+)
+"""All pairs that the description of a de-identified slide may have: none tells of people, devices or days."""
+
 Kind = Literal["baseline", "thumbnail", "level", "label", "macro", "unknown"]
 
 _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 2, 3, 4, 5, 7
-_JPEG, _LZW = 7, 5
+_JPEG, _LZW, _J2K_YCC = 7, 5, 33003
 _MAX_VALUE_CHARS = 200
 
 
@@ -117,10 +126,11 @@ def parse(text: str) -> Description:
 def pages(plan: Plan, *, version: str, jpeg_tables: bytes | None = None) -> tuple[Page, ...]:
     """The directories of the output in their order: baseline, thumbnail, levels, label, macro.
 
-    ``version`` is mimic's; ``jpeg_tables`` (tag 347) goes on tiled pages, and must be there for the "rgb" profile and
-    for no other. Raises InternalError for a plan that no Aperio file can follow.
+    ``version`` is mimic's; ``jpeg_tables`` (tag 347) goes on tiled pages that are not copied (those have the plan's),
+    and must be there for the "rgb" profile and for no other, unless tiles are copied: then all levels are alike.
+    Raises InternalError for a plan that no Aperio file can follow.
     """
-    if bool(jpeg_tables) != (plan.profile == "rgb"):
+    if plan.coded is None and bool(jpeg_tables) != (plan.profile == "rgb"):
         raise InternalError(f"profile {plan.profile} {'with' if jpeg_tables else 'without'} JPEG tables")
     pairs = _pairs(plan, version)
     baseline, *smaller = plan.levels
@@ -198,9 +208,10 @@ def _geometry(description: Description) -> str:
 
 
 def _codec(description: Description) -> str:
-    if description.codec is None or description.quality is None:
+    """JPEG 2000 may come without a quality: its codestreams do not tell one."""
+    if description.codec is None or (description.quality is None and not description.codec.startswith("J2K")):
         raise InternalError(f"{description} lacks its codec")
-    return f"{description.codec} Q={description.quality}"
+    return description.codec + (f" Q={description.quality}" if description.quality is not None else "")
 
 
 def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
@@ -216,15 +227,36 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
         "MPP": mpp_text(plan.scale) if plan.scale else None,
         "OriginalWidth": str(wide),
         "Originalheight": str(high),
+        "ICC Profile": _profile_name(plan),
         "Converter": f"mimic {version}",
         "Rendering": _rendering(plan),
+        "Pixels": _copied(plan),
+        "Missing Tiles": f"{plan.coded.missing} white" if plan.coded is not None and plan.coded.missing else None,
         "Source Format": plan.slide.format,
         "MPP Source": _origin(plan.scale),
         "AppMag Source": _origin(plan.objective),
         "Objective Power": f"{plan.objective.power:g}" if plan.objective and plan.objective.power != appmag else None,
+        "Deidentified": f"by mimic {version}" if plan.deidentify else None,
     }
+    if plan.deidentify:
+        found = {key: value for key, value in found.items() if key in DEIDENTIFIED_KEYS}
     cleaned = ((key, clean(value)) for key, value in found.items() if value)
     return tuple((key, value) for key, value in cleaned if value)
+
+
+def _copied(plan: Plan) -> str | None:
+    """Where compressed tiles are the source's own: there is no second loss."""
+    if plan.coded is None:
+        return None
+    levels = (
+        "all levels" if plan.copied_levels == len(plan.levels) else f"{plan.copied_levels} of {len(plan.levels)} levels"
+    )
+    return f"copied, not recompressed ({levels})"
+
+
+def _profile_name(plan: Plan) -> str | None:
+    """The thumbnail inherits the baseline's profile where both descriptions give it the same name (OpenSlide)."""
+    return None if plan.icc_profile is None else clean(icc.name(plan.icc_profile)) or "unnamed"
 
 
 def _rendering(plan: Plan) -> str | None:
@@ -275,23 +307,26 @@ def _picture(plan: Plan, kind: str) -> Picture | None:
 
 def _tiled(plan: Plan, index: int, level: Level, pairs: tuple[tuple[str, str], ...], jpeg_tables: bytes | None) -> Page:
     wide, high, tile_px = plan.levels[0].width_px, plan.levels[0].height_px, plan.tile_px
+    copied = plan.coded if plan.coded is not None and index < plan.copied_levels else None
+    tables = jpeg_tables if copied is None else copied.jpeg_tables
     description = Description(
         kind="level" if index else "baseline",
         scan_px=(wide, high),
         crop_px=(0, 0, wide, high),
         tile_px=(tile_px, tile_px),
         size_px=(level.width_px, level.height_px) if index else None,
-        codec=f"JPEG/{plan.profile.upper()}",
-        quality=plan.quality,
+        codec=_codec_name(plan),
+        quality=plan.quality if copied is None else copied.quality,
         pairs=pairs,
     )
     tags = [
         *_common(description, (level.width_px, level.height_px), subfile=0),
-        *_jpeg(plan),
+        *(_jpeg(plan) if _is_jpeg(plan.coded) else _jpeg_2000(plan.coded)),
         *(_resolution(plan.scale) if plan.scale and not index else ()),
+        *([Tag(34675, _UNDEFINED, plan.icc_profile)] if plan.icc_profile and not index else []),
         Tag(322, _SHORT, (tile_px,)),
         Tag(323, _SHORT, (tile_px,)),
-        *([Tag(347, _UNDEFINED, jpeg_tables)] if jpeg_tables else []),
+        *([Tag(347, _UNDEFINED, tables)] if tables else []),
     ]
     segments = -(-level.width_px // tile_px) * -(-level.height_px // tile_px)
     return Page("level" if index else "baseline", index, _sorted(tags), segments)
@@ -330,7 +365,26 @@ def _common(description: Description, size_px: tuple[int, int], *, subfile: int)
 def _jpeg(plan: Plan) -> tuple[Tag, ...]:
     if plan.profile == "rgb":
         return (Tag(259, _SHORT, (_JPEG,)), Tag(262, _SHORT, (2,)))
-    return (Tag(259, _SHORT, (_JPEG,)), Tag(262, _SHORT, (6,)), Tag(530, _SHORT, (2, 2)))
+    subsampling = (2, 2) if plan.coded is None or plan.coded.subsampling is None else plan.coded.subsampling
+    return (Tag(259, _SHORT, (_JPEG,)), Tag(262, _SHORT, (6,)), Tag(530, _SHORT, subsampling))
+
+
+def _is_jpeg(coded: Coded | None) -> bool:
+    return coded is None or coded.compression == _JPEG
+
+
+def _jpeg_2000(coded: Coded | None) -> tuple[Tag, ...]:
+    """Aperio's own numbers: raw codestreams of YCbCr or of RGB. Subsampling is the codestream's own matter."""
+    if coded is None:
+        raise InternalError("JPEG 2000 is only copied")
+    return (Tag(259, _SHORT, (coded.compression,)), Tag(262, _SHORT, (coded.photometric,)))
+
+
+def _codec_name(plan: Plan) -> str:
+    """JPEG as genuine files have it; there JPEG 2000 names the encoder, which is not known of copied tiles."""
+    if plan.coded is not None and not _is_jpeg(plan.coded):
+        return "J2K/YCC" if plan.coded.compression == _J2K_YCC else "J2K/RGB"
+    return f"JPEG/{plan.profile.upper()}"
 
 
 def _lzw() -> tuple[Tag, ...]:

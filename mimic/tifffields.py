@@ -1,7 +1,7 @@
 """Every field of a TIFF structure in a buffer, and which bytes belong to what: lenient, for files that may be anyone's.
 
 ``structure.tiff`` refuses what is not whole; here whatever can be read is wanted, EXIF blocks of other formats too,
-and the bytes that belong to nothing at all. Layout: TIFF 6.0, BigTIFF, EXIF 2.32 (4.6.3), for NDPI as in structure.tiff.
+and the bytes that belong to nothing. Layout: TIFF 6.0, BigTIFF, EXIF 2.32 (4.6.3), for NDPI as in structure.tiff.
 """
 
 from __future__ import annotations
