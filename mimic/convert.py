@@ -17,6 +17,7 @@ from mimic import (
     encode,
     icc,
     merge,
+    passthrough,
     pictures,
     privacy,
     pyramid,
@@ -48,6 +49,7 @@ from mimic.model import (
     Sample,
     Slide,
     Stage,
+    Tool,
     Written,
 )
 from mimic.plan import plan
@@ -92,11 +94,16 @@ def _convert(
         status="converted",
         input=request.input,
         results=results,
-        tools=(*sources.load(slide.source).tools(settings), *report.libraries()),
+        tools=(*sources.load(slide.source).tools(settings), *_tools(plans), *report.libraries()),
         warnings=tuple(dict.fromkeys(warning for each in results for warning in each.plan.warnings)),
         input_sha256=input_sha256,
         seconds_s=round(time.monotonic() - started, 3),
     )
+
+
+def _tools(plans: tuple[Plan, ...]) -> tuple[Tool, ...]:
+    """What read compressed tiles."""
+    return next((passthrough.tools(each) for each in plans if each.coded is not None), ())
 
 
 def plan_slide(slide: Slide, request: Request, guard: privacy.Guard | None = None) -> tuple[Plan, ...]:
@@ -195,14 +202,28 @@ class _Job:
         associated = self._associated()
         plan = self.plan
         tables = encode.jpeg_tables(plan.quality) if plan.profile == "rgb" else None
+        if plan.coded is not None:
+            tables = passthrough.shared_tables(plan)
         with TiffWriter(self.staged) as writer:
-            with self._scan() as reader:
-                smallest = stream.write_levels(plan, reader, writer, keeper=keeper, watch=self._tick)
-            thumbnail = pyramid.thumbnail(smallest, plan.thumbnail_px)
-            writer.add_strip("thumbnail", encode.jpeg(thumbnail, quality=plan.quality, profile=plan.profile))
+            smallest = self._levels(writer, keeper)
+            writer.add_strip("thumbnail", self._jpeg(pyramid.thumbnail(smallest, plan.thumbnail_px)))
             for role, coded in associated.items():
                 writer.add_strip(role, coded)
             return writer.finish(svs.pages(plan, version=__version__, jpeg_tables=tables))
+
+    def _levels(self, writer: TiffWriter, keeper: SampleKeeper) -> Pixels:
+        """Write the tiles, copied or encoded; the smallest level for the thumbnail."""
+        if self.plan.coded is not None:
+            with closing(passthrough.open_tiles(self.plan)) as tiles:
+                return passthrough.write_levels(self.plan, tiles, writer, watch=self._tick)
+        with self._scan() as reader:
+            return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
+
+    def _jpeg(self, pixels: Pixels) -> bytes:
+        """A thumbnail or macro, in the colours of the tiles."""
+        if self.plan.coded is not None:
+            return passthrough.strip(self.plan, pixels)
+        return encode.jpeg(pixels, quality=self.plan.quality, profile=self.plan.profile)
 
     def _associated(self) -> dict[Role, bytes]:
         """Label and macro as they are written; the plan then has their true sizes, for only pixels tell what a macro
@@ -216,9 +237,7 @@ class _Job:
                 self.plan = replace(self.plan, warnings=(*self.plan.warnings, text))
                 continue
             kept.append(replace(picture, width_px=pixels.shape[1], height_px=pixels.shape[0]))
-            jpeg = picture.role != "label"
-            quality, profile = self.plan.quality, self.plan.profile
-            coded[picture.role] = encode.jpeg(pixels, quality=quality, profile=profile) if jpeg else encode.lzw(pixels)
+            coded[picture.role] = encode.lzw(pixels) if picture.role == "label" else self._jpeg(pixels)
         self.plan = replace(self.plan, pictures=tuple(kept))
         return coded
 
@@ -299,12 +318,22 @@ class _Job:
         plan = self.plan
         structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick)
         seen = verify.readers(self.staged, plan)
-        caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)
         if plan.deidentify:
-            caught += (privacy.search(self.staged, plan),)
+            seen += (privacy.search(self.staged, plan),)
+        if plan.coded is not None:
+            return (*structure, *seen, *self._verify_copied(structure))
+        caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)
         with self._scan() as reader:
             again: tuple[Check, ...] = (reread.sample(reader, samples),)
         if plan.verify == "full":
             with self._scan() as reader:
                 again += reread.everything(self.staged, plan, reader, watch=self._tick)
         return (*structure, *seen, *caught, *again)
+
+    def _verify_copied(self, structure: tuple[Check, ...]) -> tuple[Check, ...]:
+        """Copied tiles against the source's; what does not decode among them is the source's damage."""
+        with closing(passthrough.open_tiles(self.plan)) as tiles, self._reader(self.plan.image_index) as reader:
+            checks = passthrough.checks(self.staged, self.plan, tiles, reader, watch=self._tick)
+        if not verify.failed(checks):
+            passthrough.blame(structure, self.plan)
+        return checks

@@ -37,8 +37,8 @@ class Header:
     """What stands before the coded data of a JPEG stream: ``frame`` is the SOFn marker, ``sampling`` each component's
     (h, v), ``adobe`` the transform of APP14 (None without one), ``scan`` the number of components in the first scan.
 
-    ``comments`` says that there are comments or metadata beside JFIF and Adobe; ``quantisation`` is table 0 in zigzag
-    order, empty when it is elsewhere; ``length_bytes`` is where the coded data begin.
+    ``comments`` says that there are comments or metadata beside JFIF and Adobe; ``quantisation`` is the first table
+    in zigzag order, empty when there is none; ``length_bytes`` is where the coded data begin.
     """
 
     frame: int
@@ -93,13 +93,13 @@ def header(data: bytes, tables: bytes | None = None) -> Header:
     """The header of a stream; of its first bytes is enough. ``tables`` are the shared ones. Raises ValueError."""
     frame: tuple[int, bytes] | None = None
     jfif, adobe, comments = False, None, False
-    quantisation = _quantisation(tables) if tables else ()
+    quantisation: tuple[int, ...] = ()
     for marker, start, end in segments(data):
         payload = data[start + 4 : end]
         if marker in FRAMES:
             frame = marker, payload
         elif marker == DQT:
-            quantisation = _table_0(payload) or quantisation
+            quantisation = quantisation or _first_table(payload)
         elif marker == APP0 and payload[:5] == b"JFIF\0":
             jfif = True
         elif marker == APP14 and payload[:5] == b"Adobe" and len(payload) >= 12:
@@ -107,6 +107,7 @@ def header(data: bytes, tables: bytes | None = None) -> Header:
         elif APP0 <= marker <= APP15 or marker == COM:
             comments = True
         elif marker == SOS and payload and frame is not None:
+            quantisation = quantisation or _quantisation(tables or b"\xff\xd8\xff\xd9")
             return _header(frame, jfif, adobe, comments, quantisation, payload[0], end)
     raise ValueError("its JPEG header has no frame or no scan")
 
@@ -142,23 +143,15 @@ def _header(
 
 
 def _quantisation(tables: bytes) -> tuple[int, ...]:
-    found: tuple[int, ...] = ()
-    for marker, start, end in segments(tables):
-        if marker == DQT:
-            found = _table_0(tables[start + 4 : end]) or found
-    return found
+    found = (_first_table(tables[start + 4 : end]) for marker, start, end in segments(tables) if marker == DQT)
+    return next((table for table in found if table), ())
 
 
-def _table_0(payload: bytes) -> tuple[int, ...]:
-    """Table 0 of a DQT segment, which may hold several."""
-    at = 0
-    while at < len(payload):
-        wide = payload[at] >> 4
-        size = 128 if wide else 64
-        if payload[at] & 15 == 0 and at + 1 + size <= len(payload):
-            return struct.unpack_from(">64H" if wide else "64B", payload, at + 1)
-        at += 1 + size
-    return ()
+def _first_table(payload: bytes) -> tuple[int, ...]:
+    """The first table of a DQT segment: libjpeg writes luminance first."""
+    wide = bool(payload[:1]) and payload[0] >> 4 != 0
+    size = 128 if wide else 64
+    return struct.unpack_from(">64H" if wide else "64B", payload, 1) if len(payload) > size else ()
 
 
 def frame_fault(found: Header, tile_px: int) -> str | None:
