@@ -67,9 +67,13 @@ def decide(slide: Slide, image: Image, options: Options, *, say: Say, warn: Say)
     )  # fmt: skip
     if is_rgb(image) and z == "max" and image.z_planes > 1:
         warn("a maximum over focus planes shows the brightest of each, which on a brightfield slide is mostly glass")
+    if is_rgb(image) and not asked:
+        if image.pixel_type != "uint8":
+            say(_scaled(image, views))
+        return Rendering(views, z, t)
     for view in views:
         say(_sentence(image, view, given=view.index in ranges))
-    if not is_rgb(image):
+    if any(colour != WHITE for colour in colours):
         say("colours are a rendering of the samples, not what an eye sees; the description says so")
     return Rendering(views, z, t)
 
@@ -287,6 +291,13 @@ def parse_z(text: str) -> int | Literal["middle", "max"]:
     if not re.fullmatch(r"\d{1,6}", text):
         raise UsageError(f"--z cannot be {text!r}", remedy="Give a number from 0 on, middle or max")
     return int(text)
+
+
+def _scaled(image: Image, views: Sequence[ChannelView]) -> str:
+    low, high = views[0].low, views[0].high
+    if low is None or high is None:
+        return f"RGB of {image.pixel_type} is shown from the 0.1 to the 99.9 percentile of each colour"
+    return f"RGB of {image.pixel_type} is scaled to 8 bits, {low:g} to 0 and {high:g} to 255 in each colour"
 
 
 def colour_text(colour: Colour) -> str:

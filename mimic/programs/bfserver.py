@@ -223,6 +223,8 @@ class Server:
         return {}
 
 
+MOST_TINTS = 16
+"""Channels of which one pixel each is read for their colour; spectral images have more, and no colours."""
 WARN = 30000
 """logback's Level.WARN_INT."""
 
@@ -307,6 +309,7 @@ def _series(reader: Any, index: int) -> Json:
         "planes": reader.getImageCount(),
         "interleaved": bool(reader.isInterleaved()),
         "palette": _palette(reader),
+        "tints": _tints(reader),
         "little_endian": bool(reader.isLittleEndian()),
         "thumbnail": bool(reader.isThumbnailSeries()),
         "pixel_type": str(jpype.JClass("loci.formats.FormatTools").getPixelTypeString(reader.getPixelType())),
@@ -317,17 +320,36 @@ def _series(reader: Any, index: int) -> Json:
 def _palette(reader: Any) -> list[list[int]] | None:
     """Red, green and blue, 0 to 255, of each value of an image whose samples are numbers of colours.
 
-    Lookup tables that only tint a channel (Bio-Formats: false colour) are none. Some readers know the table only after
-    a plane was read.
+    An 8-bit table counts also where Bio-Formats calls it false colour, as it does for every palette of a TIFF: looking
+    a tint up gives that tint. Some readers know the table only after a plane was read.
     """
-    if not reader.isIndexed() or reader.isFalseColor():
+    if not reader.isIndexed() or reader.getSizeC() != 1:
         return None
     reader.openBytes(0, 0, 0, 1, 1)
+    found = _table(reader, wide=not reader.isFalseColor())
+    return found if found and any(map(any, found)) else None
+
+
+def _table(reader: Any, *, wide: bool) -> list[list[int]] | None:
+    """The lookup table of the plane that was read last, in 8 bits; that of 16-bit samples if ``wide``."""
     if (table := reader.get8BitLookupTable()) is not None:
         return [[int(value) & 0xFF for value in part] for part in table][:3]
-    if (table := reader.get16BitLookupTable()) is not None:
+    if wide and (table := reader.get16BitLookupTable()) is not None:
         return [[(int(value) & 0xFFFF) >> 8 for value in part] for part in table][:3]
     return None
+
+
+def _tints(reader: Any) -> list[list[int] | None]:
+    """The colour of the largest value of each channel that the file tints."""
+    if not (reader.isIndexed() and reader.isFalseColor()) or reader.isRGB() or reader.getSizeC() > MOST_TINTS:
+        return []
+    tints: list[list[int] | None] = []
+    for channel in range(reader.getSizeC()):
+        reader.openBytes(reader.getIndex(0, channel, 0), 0, 0, 1, 1)
+        table = _table(reader, wide=True)
+        colour = [part[-1] for part in table] if table else []
+        tints.append(colour if len(colour) == 3 and len(set(colour)) > 1 else None)  # grey is no tint
+    return tints
 
 
 def _describe(error: Any) -> Json:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from mimic import ome, scenes, structure
 from mimic.errors import BadInput, InternalError, MimicError, ToolFailed, Unsupported
-from mimic.model import Box, Image, Level, Pixels, Rendering, Role, Scale, Slide, Tool
+from mimic.model import Box, Channel, Image, Level, Pixels, Rendering, Role, Scale, Slide, Tool
 from mimic.programs import bfclient, jvm
 from mimic.render import DTYPES, Samples, arrange
 from mimic.settings import Settings
+from mimic.structure import tiff
 
 BOX_MIN_PX = 2048
 """CZI reads do not cache decoded subblocks: 0.5 Mpx/s in 256 px boxes, 16.8 in 2048 px ones (shared/data, point 4)."""
@@ -26,6 +27,7 @@ BOX_MAX_BYTES = 32 << 20
 PLAIN_FORMATS = ("Tagged Image File Format", "JPEG", "Portable Network Graphics", "Windows Bitmap", "JPEG-2000")
 """Formats whose resolution tag speaks of paper, not of a microscope."""
 PLAIN_SCALE_UM = (0.05, 5.0)
+WHITE_IS_ZERO, JPEG = 0, (6, 7)
 CZI_FULL = {"uint8": 255.0, "uint16": 65535.0}
 """What 1 means in a CZI's display settings: all that the type holds, also when the camera has 12 bits (a real file's
 0.15259 is 10000 of 65535)."""
@@ -105,7 +107,19 @@ def _image(index: int, core: Json, described: ome.OmeImage, format_name: str) ->
         scale=scale,
         objective=described.objective,
         acquired=described.acquired,
-        channel_facts=described.channel_facts if len(described.channel_facts) == core["channels"] else (),
+        channel_facts=_channels(core, described),
+    )
+
+
+def _channels(core: Json, described: ome.OmeImage) -> tuple[Channel, ...]:
+    """The document's channels where they are the samples', with the file's tint where the document has no colour."""
+    found = described.channel_facts
+    if len(found) != core["channels"]:
+        return ()
+    tints = core["tints"] or [None] * len(found)
+    return tuple(
+        replace(channel, colour=tuple(tint)) if channel.colour is None and tint else channel
+        for channel, tint in zip(found, tints, strict=True)
     )
 
 
@@ -136,6 +150,17 @@ def _role(core: Json, named: Role) -> Role:
     return "thumbnail" if named == "scan" and core["thumbnail"] else named
 
 
+def _min_is_white(path: Path, core: Json) -> bool:
+    """Whether the samples are to be turned over here: Bio-Formats does it for every TIFF whose 0 is white but JPEG's.
+
+    Seen with 7.3.1: uncompressed, LZW and deflate, 8 and 16 bit, both byte orders come turned, JPEG as it is.
+    """
+    if core["channels"] != 1 or core["pixel_type"] != "uint8" or structure.container(path) != "tiff":
+        return False
+    first = tiff.pages(path)[0]
+    return first.photometric == WHITE_IS_ZERO and first.compression in JPEG
+
+
 class Planes:
     """Samples of one series; safe for many threads: each request leases a Java reader and a slot of shared memory.
 
@@ -157,6 +182,7 @@ class Planes:
             if self._core["pixel_type"] not in DTYPES:
                 raise Unsupported(f"image {image.index} is of {self._core['pixel_type']}", slide.path)
             self._palette = np.array(self._core["palette"], np.uint8).T if _has_palette(self._core) else None
+            self._turned = _min_is_white(slide.path, self._core)
             sample_bytes = np.dtype(DTYPES[self._core["pixel_type"]]).itemsize
             self._pixel_bytes = sample_bytes * self._core["rgb_channels"]
             self._box = box_size(self._levels[0], czi, pixel_bytes=max(self._pixel_bytes, sample_bytes * shown, 3))
@@ -235,6 +261,8 @@ class Planes:
             order="<" if core["little_endian"] else ">",
             interleaved=interleaved,
         )
+        if self._turned:
+            return np.subtract(np.iinfo(samples.dtype).max, samples, dtype=samples.dtype)
         # a number beyond the table is damage that decoders pass over: it takes the last colour
         return samples if self._palette is None else np.take(self._palette, samples[..., 0], axis=0, mode="clip")
 
