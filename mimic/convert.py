@@ -319,7 +319,7 @@ class _Job:
         structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick)
         seen = verify.readers(self.staged, plan)
         if plan.deidentify:
-            seen += (privacy.search(self.staged, plan),)
+            seen += privacy.search(self.staged, plan)
         if plan.coded is not None:
             return (*structure, *seen, *self._verify_copied(structure))
         caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)

@@ -21,6 +21,8 @@ from mimic.model import Check, Plan, Request, Slide
 
 CHUNK_BYTES = 16 << 20
 ALIAS_DIGITS = 8
+HEAD_BYTES = 64 << 10
+"""Of a tile: comments stand before the pixels."""
 UNNAMED = "a slide that is to be de-identified"
 
 
@@ -114,8 +116,9 @@ def told(plan: Plan, guard: Guard, request: Request) -> Plan:
     return replace(plan, reasons=(*plan.reasons, *said))
 
 
-def search(path: Path, plan: Plan) -> Check:
-    """Whether any personal text of the input is in the bytes of ``path``, in any coding and case.
+def search(path: Path, plan: Plan) -> tuple[Check, ...]:
+    """Whether any personal text of the input is in the bytes of ``path``, in any coding and case; and whether tiles
+    that were copied carry comments of their own, which nobody has read.
 
     Compressed pixels are searched for long texts only: short ones are met in them by chance. Raises BadInput.
     """
@@ -129,9 +132,17 @@ def search(path: Path, plan: Plan) -> Check:
             texts = tifffields.gaps(parsed.segments, len(data)) if parsed is not None else [(0, len(data))]
             found |= {wanted[needle] for needle in _within(data, texts, list(wanted))}
             size = len(data)
+            comments = sum(_has_texts(data, span) for span in (parsed.segments if parsed is not None else ()))
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot be read: {error}", path) from error
-    return phi.check(found, len(set(wanted.values())), size)
+    tiles = f"comments in {comments} tiles" if comments else "none"
+    expected = "no comments in compressed tiles (else use --passthrough never)"
+    return phi.check(found, len(set(wanted.values())), size), Check("no texts in tiles", not comments, tiles, expected)
+
+
+def _has_texts(data: mmap.mmap, span: tifffields.Span) -> bool:
+    head = data[span[0] : min(span[1], span[0] + HEAD_BYTES)]
+    return head[:2] == b"\xff\xd8" and any(harvest.jpeg(head))
 
 
 def _within(
