@@ -138,6 +138,8 @@ def convert(
     grey: Grey = False,
     z: ZPlane = None,
     t: TFrame = None,
+    merge_scenes: MergeScenes = False,
+    allow_missing: AllowMissing = False,
     verify: Annotated[Verify, typer.Option("--verify", help="Compare samples, or every pixel.")] = Verify.sample,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads; as many as cores by default.")] = None,
@@ -170,6 +172,8 @@ def convert(
             icc=icc.value,
             square=square,
             **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
+            merge_scenes=merge_scenes,
+            allow_missing=allow_missing,
             verify=verify.value,
             overwrite=overwrite,
             threads=threads,
@@ -294,6 +298,8 @@ def plan(
     grey: Grey = False,
     z: ZPlane = None,
     t: TFrame = None,
+    merge_scenes: MergeScenes = False,
+    allow_missing: AllowMissing = False,
     as_json: Json = False,
     log_file: LogFile = None,
 ) -> None:
@@ -320,6 +326,8 @@ def plan(
             icc=icc.value,
             square=square,
             **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
+            merge_scenes=merge_scenes,
+            allow_missing=allow_missing,
         )
         if as_json:
             screen.text(report.to_json(plans))
