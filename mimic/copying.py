@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mimic import jpegs
-from mimic.model import Coded, Image, Level, Options, Slide
+from mimic.model import Coded, Image, Level, Options, Profile, Slide
 
 USUAL_TILE_PX = 256
 """What --tile is unless somebody asks: then the source's tiles need not follow it."""
@@ -50,6 +50,11 @@ def kept(coded: Coded, *, belongs: Callable[[Sizes, tuple[int, int]], bool]) -> 
             sizes.append(size)
             levels.append(level)
     return replace(coded, levels=tuple(levels))
+
+
+def jpeg_profile(coded: Coded) -> Profile:
+    """The colours of everything that is encoded beside the copied tiles: levels, thumbnail, macro."""
+    return "rgb" if coded.photometric == jpegs.RGB else "ycc"
 
 
 def sentences(coded: Coded, levels: Sequence[Level], *, quality: int) -> list[str]:

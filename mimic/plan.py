@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mimic import copying, jpegs
+from mimic.copying import holes, jpeg_profile, kept, reason_against, sentences
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Coded, Image, Level, Objective, Options, Picture, Plan, Role, Scale, Slide
 from mimic.views import can_render, plain
@@ -96,6 +96,8 @@ def _check_options(options: Options) -> None:
         raise UsageError(f"--mpp {options.mpp_um:g} is no size of a pixel", remedy=f"Give micrometres, {limits}")
     if options.appmag is not None and not APPMAG_MIN <= options.appmag < 10_000:
         raise UsageError(f"--appmag {options.appmag:g} is no objective's power", remedy="Give 40 for a 40x")
+    if options.merge_scenes and options.image_index is not None:
+        raise UsageError("--image and --merge-scenes exclude each other", remedy="Leave one of them out")
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"{options.threads} threads cannot work", remedy="Give 1 or more")
     if options.label == "file" and options.label_file is None:
@@ -195,7 +197,7 @@ def _plan_image(
         output=output,
         image_index=image.index,
         source=slide.source,
-        profile=options.profile if coded is None else "rgb" if coded.photometric == jpegs.RGB else "ycc",
+        profile=options.profile if coded is None else jpeg_profile(coded),
         quality=options.quality,
         tile_px=options.tile_px if coded is None else coded.tile_px,
         downsample=options.downsample,
@@ -229,7 +231,12 @@ def _refuse_what_cannot_be_written(slide: Slide, image: Image) -> None:
 
 def _explain_source(slide: Slide, image: Image, why: _Why) -> None:
     name = f" ({image.name})" if image.name else ""
-    why.say(f"{slide.format}, read by {slide.source}; image {image.index}{name} of {len(slide.images)} is converted")
+    if image.index < 0:
+        why.say(f"{slide.format}, read by {slide.source}; {image.name} are put on one canvas, as --merge-scenes asks")
+    else:
+        why.say(
+            f"{slide.format}, read by {slide.source}; image {image.index}{name} of {len(slide.images)} is converted"
+        )
     scans = len(slide.scans())
     if scans > 1:
         why.say(f"the file has {scans} scan images; each becomes a file of its own unless --image chooses one")
@@ -360,15 +367,19 @@ def agree(mpp_um: float, power: float) -> bool:
 def _decide_passthrough(slide: Slide, image: Image, options: Options, why: _Why, *, rendered: bool) -> Coded | None:
     """The compressed tiles that are copied, with the levels that are; None when pixels are decoded and encoded."""
     changed = "its pixels are rendered" if rendered else must_decode(slide, image, options)
-    reason = copying.reason_against(slide, image, options, must_decode=changed)
+    reason = reason_against(slide, image, options, must_decode=changed)
     if reason is None and slide.coded is not None:
-        coded = copying.kept(slide.coded, belongs=_belongs)
+        coded = kept(slide.coded, belongs=_belongs)
         if coded.missing:
-            why.warn(copying.holes(coded))
+            why.warn(holes(coded))
         return coded
     if options.passthrough == "require":
         remedy = "Leave --passthrough require out to decode and encode it once"
         raise Unsupported(f"its compressed tiles cannot be copied: {reason}", slide.path, remedy)
+    missing = slide.missing_tiles or (slide.coded.missing if slide.coded is not None else 0)
+    if missing and not options.allow_missing:
+        remedy = "Export it again as a whole from its own software, or convert what is there with --allow-missing"
+        raise BadInput(f"{missing} of its tiles are empty and would come out black", slide.path, remedy)
     colour = "YCbCr 4:2:0" if options.profile == "ycc" else "RGB 4:4:4 with shared tables"
     because = f" ({reason})" if slide.coded is not None else ""
     how = f"JPEG {colour}, quality {options.quality}, {options.tile_px} px tiles"
@@ -385,7 +396,7 @@ def _decide_levels(size: Level, options: Options, why: _Why, coded: Coded | None
     why.say(f"{len(sizes)} level{'s' if len(sizes) > 1 else ''}: {text} px{apart}")
     tile, codec = (options.tile_px, "jpeg") if coded is None else (coded.tile_px, coded.levels[0].codec)
     levels = (*own, *(Level(width, height, tile, tile, codec, True) for width, height in sizes[len(own) :]))
-    for sentence in copying.sentences(coded, levels, quality=options.quality) if coded is not None else ():
+    for sentence in sentences(coded, levels, quality=options.quality) if coded is not None else ():
         why.say(sentence)
     return levels
 

@@ -551,6 +551,29 @@ def test_shared_values_are_not_wiped(tmp_path: Path) -> None:
     assert before[-1][2].strip(b"\0")
 
 
+@pytest.mark.parametrize(("byteorder", "bigtiff"), [("<", False), ("<", True), (">", False)])
+def test_subifds_move_with_their_directory(byteorder: str, bigtiff: bool, tmp_path: Path) -> None:
+    parts = good_parts(histology(1200, 1000))
+    parts["baseline"]["subifds"] = 2
+    inner = {key: value for key, value in parts["level"].items() if key != "description"}
+    order = [parts["baseline"], inner, inner | {"data": inner["data"][:160]}, parts["thumbnail"], parts["label"]]
+    path = write_parts(tmp_path / "sub.svs", dict(enumerate(order)), byteorder=byteorder, bigtiff=bigtiff)  # type: ignore[arg-type]
+    with tifffile.TiffFile(path) as tiff:
+        before = [(page.shape, page.dataoffsets, page.asarray()) for page in tiff.pages[0].pages]
+    run(path, replace(FORTY, drop_label=True))
+    with tifffile.TiffFile(path) as tiff:
+        after = [(page.shape, page.dataoffsets, page.asarray()) for page in tiff.pages[0].pages]
+        assert len(tiff.pages) == 2
+    assert len(after) == len(before) == 2
+    for old, new in zip(before, after, strict=True):
+        assert old[:2] == new[:2]
+        assert np.array_equal(old[2], new[2])
+    parts["baseline"]["subifds"] = 1
+    described = write_parts(tmp_path / "told.svs", dict(enumerate([parts["baseline"], parts["level"]])))  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="SubIFDs"):
+        run(described, FORTY)
+
+
 KEYS = st.sampled_from(["AppMag", "Title", "Filename", "MPP", "Left", "Date"]) | st.text(max_size=8)
 TEXTS = st.text(max_size=30) | st.sampled_from(
     ["40", "0.25", "|", " = ", "a|b = c", "label", "\r\n\0", "é", "03/05/24"]

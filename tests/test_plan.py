@@ -22,7 +22,10 @@ from mimic.plan import USUAL_POWERS, agree, level_sizes, nearest_power, output_s
 
 SCALE = Scale(0.25, 0.25, "file", "PhysicalSizeX = 0.25 um")
 FORTY = Objective(40.0, "file", "NominalMagnification")
-PURE_MODULES = {"__future__", "math", "dataclasses", "pathlib", "mimic.errors", "mimic.model", "mimic.views"}
+PURE_MODULES = {
+    *("__future__", "math", "collections.abc", "dataclasses", "pathlib"),
+    *("mimic.copying", "mimic.errors", "mimic.model", "mimic.views"),
+}
 
 
 def image(index: int = 0, role: Role = "scan", **changes: Any) -> Image:

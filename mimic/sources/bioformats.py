@@ -46,7 +46,7 @@ def probe(path: Path, settings: Settings) -> Slide:
     Raises BadInput for a damaged file, Unsupported for a kind that Bio-Formats does not know.
     """
     path = path.absolute()
-    facts = structure.whole(path)
+    facts = structure.check(path)
     answer = bfclient.server(settings).ask("probe", path, file=str(path))
     found = answer.result
     document = ome.parse(found["xml"], path)
@@ -54,10 +54,10 @@ def probe(path: Path, settings: Settings) -> Slide:
         numbers = f"{len(found['series'])} images and describes {len(document.images)}"
         raise BadInput(f"Bio-Formats finds {numbers}", path, "The file may be damaged")
     files = tuple(sorted({path, *(_companion(name, path) for name in found["files"])}))
-    warnings = [*document.warnings]
+    warnings, missing = [*document.warnings], facts.missing_tiles
     for companion in files:
         if companion != path:
-            structure.whole(companion)
+            missing += structure.check(companion).missing_tiles
         options = companion.with_name(companion.name + ".bfoptions")
         if os.path.lexists(options):  # exists() raises when the longer name is too long
             warnings.append(f"{options.name} beside the file changes how Bio-Formats reads it")
@@ -65,7 +65,9 @@ def probe(path: Path, settings: Settings) -> Slide:
         _image(index, core, described, found["format"])
         for index, (core, described) in enumerate(zip(found["series"], document.images, strict=True))
     )
-    slide = Slide(path, files, found["format"], "bioformats", images, document.scanner, tuple(warnings))
+    slide = Slide(
+        path, files, found["format"], "bioformats", images, document.scanner, tuple(warnings), missing_tiles=missing
+    )
     if facts.czi is None:
         return slide
     shown = replace(slide, images=tuple(_displayed(image, facts.czi.display) for image in images))
@@ -174,7 +176,7 @@ class Planes:
         self._slide = slide
         self._levels = image.levels
         self._closed = False
-        czi = structure.whole(slide.path).czi
+        czi = structure.check(slide.path).czi
         self._mosaic = scenes.mosaic_of(slide, image, czi) if czi is not None and image.rgb else None
         self._server = bfclient.server(settings, threads)
         self._handle, self._core = self._server.open(slide.path, image.index)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mimic.errors import BadInput, OutputError, ToolMissing, Unsupported
 from mimic.model import Box, Image, Level, Pixels, Scale, Slide, Tool
 from mimic.settings import Settings
-from mimic.structure import container, whole
+from mimic.structure import check, container
 from mimic.structure.ordinary import ordinary
 from mimic.structure.tiff import pages
 
@@ -87,7 +87,7 @@ def probe(path: Path, settings: Settings) -> Slide:  # noqa: ARG001 (the protoco
     Width and height are those after EXIF orientation. Raises BadInput for a damaged header, Unsupported for pixels that
     cannot become 8-bit RGB faithfully (float, 32-bit, Lab, scientific channels).
     """
-    whole(path)
+    facts = check(path)
     kind = _kind(path)
     header = _header(path, kind)
     level = Level(header.width_px, header.height_px, codec="jpeg" if kind == "jpeg" else None)
@@ -100,7 +100,9 @@ def probe(path: Path, settings: Settings) -> Slide:  # noqa: ARG001 (the protoco
         scale=_scale(path, kind, header), acquired=header.acquired,
     )  # fmt: skip
     warnings = ("16-bit samples are scaled to 8 bits",) if header.bits == 16 else ()
-    return Slide(path, (path,), f"{NAMES[kind]} picture", "vips", (image,), warnings=warnings)
+    return Slide(
+        path, (path,), f"{NAMES[kind]} picture", "vips", (image,), warnings=warnings, missing_tiles=facts.missing_tiles
+    )
 
 
 def open(
