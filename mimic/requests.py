@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from mimic.probe import find_slides
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the user's words stand for: slides to convert, and files that are left alone, each with the reason."""
+    """What the user's words stand for: slides to convert, and what is left alone.
+
+    ``skipped`` has a reason for a file that need not be converted, an error for a folder that cannot be searched.
+    """
 
     requests: tuple[Request, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[tuple[Path, str | MimicError], ...] = ()
 
 
 def options(**fields: Any) -> Options:
@@ -39,10 +43,10 @@ def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Foun
     """A Request for every slide: a file as it is, a folder with all slides below it.
 
     Of the files of one DICOM series in one folder only the first is a slide, the rest belong to it. Raises UsageError
-    when several slides would go into one file, BadInput for a folder that cannot be read.
+    when several slides would go into one file.
     """
     found: dict[Path, Request] = {}
-    skipped: dict[Path, str] = {}
+    skipped: dict[Path, str | MimicError] = {}
     series: set[tuple[Path, str]] = set()
     for path, place, reason in _places(paths, output):
         if reason is not None:
@@ -60,16 +64,24 @@ def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Foun
     return Found(tuple(_distinct(requests)), tuple(skipped.items()))
 
 
-def _places(paths: Iterable[Path], output: Path | None) -> Iterator[tuple[Path, Path | None, str | None]]:
+def _places(paths: Iterable[Path], output: Path | None) -> Iterator[tuple[Path, Path | None, str | MimicError | None]]:
     """Every file, the place of its output, and why it is left alone if it is."""
     for path in paths:
-        try:
-            if path.is_dir():
-                yield from _below(path, output)
-                continue
-        except OSError as error:
-            raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
-        yield path, output, None
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name too long; convert tells that better
+            yield path, output, None
+            continue
+        for closed, error in _closed(path):
+            message, remedy = f"the folder cannot be searched ({error.strerror})", "Ask for read access to it"
+            yield closed, None, BadInput(message, closed, remedy)
+        yield from _below(path, output)
+
+
+def _closed(folder: Path) -> list[tuple[Path, OSError]]:
+    """Folders that cannot be searched: slides in them must not be forgotten in silence."""
+    found: list[tuple[Path, OSError]] = []
+    for _, below, _ in os.walk(folder, onerror=lambda error: found.append((Path(error.filename), error))):
+        below[:] = [name for name in below if not name.startswith(".") and name != "lost+found"]
+    return found
 
 
 def _below(folder: Path, output: Path | None) -> Iterator[tuple[Path, Path | None, str | None]]:
