@@ -102,7 +102,7 @@ def _series(path: Path) -> str | None:
     """The series of a DICOM file; a file that is none, or damaged, stands for itself."""
     try:
         dicom = structure.check(path).dicom if path.is_file() else None
-    except MimicError:
+    except (MimicError, OSError):  # convert tells what is wrong with it
         return None
     return dicom.series_instance_uid if dicom is not None else None
 
