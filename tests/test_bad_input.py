@@ -7,14 +7,17 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import openslide
 import pytest
+import tifffile
 
 from tests.command import FULL_DISK_BYTES, Done, environment, files, mimic, mounted, picture, process, untouched
 from tests.command import without_rights as without_rights_
@@ -47,7 +50,7 @@ NAMES = (
     b":smile:.png",
     "😀.png".encode(),
     "e\u0301.png".encode(),
-    "\u202eرحبا.png".encode(),
+    "\u202e\u0645\u0631\u062d.png".encode(),
     b"new\nline\ttab.png",
     b"\x1b[31mred.png",
     b"non\xff\xfeutf.png",
@@ -55,7 +58,13 @@ NAMES = (
     b"x" * 251 + b".png",
     ("é" * 125).encode() + b".png",
 )
-CZI_NAMES = (b"%s%n [1] <2-3>.czi", "😀 \u202eر.czi".encode(), b"new\nline.czi", b"x" * 251 + b".czi", b"-o.czi")
+CZI_NAMES = (
+    b"%s%n [1] <2-3>.czi",
+    "😀 \u202e\u0645\u0631.czi".encode(),
+    b"new\nline.czi",
+    b"x" * 251 + b".czi",
+    b"-o.czi",
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,48 +154,49 @@ def test_every_member_of_a_dicom_series_cut_short_is_noticed(corpus_file: Callab
     refused(done, 3, series[3].name)
 
 
-def test_unreadable_file(without_rights: tuple[str, ...], place: Path) -> None:
-    picture(place / "p.png").chmod(0)
-    out = open_to_all(place.parent / "out")
-    for command in (("convert", "p.png", "-o", out), ("info", "p.png"), ("check", "p.png")):
-        done = process(*command, cwd=place, prefix=without_rights, env=environment(open_to_all(place.parent / "t")))
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder that others may enter, unlike pytest's own; ``out`` and ``tmp`` in it are theirs to write."""
+    folder = Path(tempfile.mkdtemp(prefix="test-mimic-", dir=SYSTEM_TMP))
+    folder.chmod(0o755)
+    for name, mode in (("here", 0o755), ("out", 0o777), ("tmp", 0o777)):
+        (folder / name).mkdir()
+        (folder / name).chmod(mode)
+    yield folder
+    for path in folder.rglob("*"):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_unreadable_file(without_rights: tuple[str, ...], common: Path) -> None:
+    here = common / "here"
+    picture(here / "p.png").chmod(0)
+    for command in (("convert", "p.png", "-o", common / "out"), ("info", "p.png"), ("check", "p.png")):
+        done = process(*command, cwd=here, prefix=without_rights)
         refused(done, 3, "p.png", "ermission denied")
-    assert files(out) == {}
+    assert files(common / "out") == {} == files(common / "tmp")
+    (here / "p.png").chmod(0o644)
+    assert process("info", "p.png", cwd=here, prefix=without_rights).code == 0
 
 
-def open_to_all(folder: Path) -> Path:
-    """A folder in which anybody may write, below folders that anybody may enter."""
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o777)
-    for parent in folder.parents:
-        if parent.stat().st_uid == os.geteuid():
-            parent.chmod(parent.stat().st_mode | 0o055)
-        if parent == Path(tempfile.gettempdir()).parent or "pytest" not in str(parent):
-            break
-    return folder
-
-
-def test_folder_that_may_not_be_searched(without_rights: tuple[str, ...], place: Path) -> None:
-    picture(place / "p.png")
-    picture(place / "closed" / "q.png").parent.chmod(0)
-    env = environment(open_to_all(place.parent / "t"))
-    out = open_to_all(place.parent / "out")
-    argv = ("convert", ".", "--mpp", "0.5", "-o", out, "--json")
-    done = process(*argv, cwd=place, prefix=without_rights, env=env)
-    (place / "closed").chmod(0o755)
+def test_folder_that_may_not_be_searched(without_rights: tuple[str, ...], common: Path) -> None:
+    here = common / "here"
+    picture(here / "p.png")
+    picture(here / "closed" / "q.png").parent.chmod(0)
+    argv = ("convert", ".", "--mpp", "0.5", "-o", common / "out", "--json")
+    done = process(*argv, cwd=here, prefix=without_rights)
     reports = [each["report"] for each in map(json.loads, done.out.splitlines()) if each["event"] == "report"]
-    assert done.code == 3 and [each["status"] for each in reports] == ["failed", "converted"]
+    assert done.code == 3 and [each["status"] for each in reports] == ["failed", "converted"], done
     assert "closed: the folder cannot be searched (Permission denied). Ask" in reports[0]["error"]
-    done = process("info", "closed/q.png", cwd=place, prefix=without_rights, env=env)
-    assert done.code == 0
+    refused(process("info", "closed/q.png", cwd=here, prefix=without_rights), 3, "q.png", "Permission denied")
 
 
-def test_output_place_without_rights(without_rights: tuple[str, ...], place: Path) -> None:
-    env = environment(open_to_all(place.parent / "t"))
-    picture(place / "p.png")
-    place.chmod(0o555)
-    with untouched(place):
-        done = process("convert", "p.png", "--mpp", "0.5", cwd=place, prefix=without_rights, env=env)
+def test_output_place_without_rights(without_rights: tuple[str, ...], common: Path) -> None:
+    here = common / "here"
+    picture(here / "p.png")
+    here.chmod(0o555)
+    with untouched(here, common / "tmp"):
+        done = process("convert", "p.png", "--mpp", "0.5", cwd=here, prefix=without_rights)
     refused(done, 7, "p.svs", "Permission denied", "-o")
 
 
@@ -231,14 +241,16 @@ def test_existing_output_is_kept_without_overwrite(place: Path) -> None:
 
 def test_existing_output_survives_a_failing_overwrite(place: Path) -> None:
     """The file's structure is sound: only decoding tells, when the output is half written."""
-    path = picture(place / "p.jpg", width_px=800, height_px=800)
+    path = place / "p.tif"
+    pixels = np.random.default_rng(7).integers(0, 255, (800, 800, 3), dtype=np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib", rowsperstrip=16)
     data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 4000] = bytes(4000)
+    middle = len(data) * 3 // 4
+    data[middle : middle + 400] = bytes(400)
     write(path, bytes(data))
     write(place / "p.svs", b"an earlier output")
     with untouched(place):
-        refused(mimic("convert", path, "--mpp", "0.5", "--overwrite"), 3, "p.jpg")
+        refused(mimic("convert", path, "--mpp", "0.5", "--overwrite"), 3, "p.tif", "damaged")
 
 
 def test_output_is_never_its_input(place: Path, corpus_file: Callable[[str], Path]) -> None:
