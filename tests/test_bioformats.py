@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import pytest
@@ -122,7 +123,8 @@ def test_dicom_against_pydicom(corpus: Path) -> None:
     truth = truth[: header.TotalPixelMatrixRows, : header.TotalPixelMatrixColumns]
     assert off(pixels_of(slide, threads=2), truth) < 0.6
     assert {image.role for image in slide.images} == {"scan", "thumbnail", "macro", "label"}
-    assert slide.scans()[0].scale is not None and slide.scans()[0].scale.x_um == pytest.approx(0.499)
+    scale = slide.scans()[0].scale
+    assert scale is not None and scale.x_um == pytest.approx(0.499)
 
 
 @pytest.mark.parametrize("name", ["czi_jpegxr", "ome_tiff"])
@@ -242,7 +244,7 @@ def test_sizes_that_differ_from_the_containers_are_refused(
     def halved(path: Path) -> structure.Facts:
         facts = plain(path)
         assert facts.czi is not None
-        scene = replace(facts.czi.scenes[0], **change)  # type: ignore[arg-type]
+        scene = replace(facts.czi.scenes[0], **change)
         return replace(facts, czi=replace(facts.czi, scenes=(scene,)))
 
     monkeypatch.setattr(structure, "whole", halved)
@@ -302,7 +304,7 @@ def test_a_block_that_cannot_be_decoded_is_refused(sample: Callable[[str], Sampl
 def test_a_block_that_comes_back_black_is_refused(sample: Callable[[str], Sample], tmp_path: Path) -> None:
     """The same without a word in the log."""
     made = sample("czi_jpegxr")
-    black = make_samples.imagecodecs.jpegxr_encode(np.zeros((512, 512, 3), np.uint8), level=1.0, photometric="RGB")
+    black = imagecodecs.jpegxr_encode(np.zeros((512, 512, 3), np.uint8), level=1.0, photometric="RGB")
     black = bytes(black).replace(make_samples.WIC_24BPP_RGB, make_samples.WIC_24BPP_BGR, 1)
     path = rebuilt(made, tmp_path / "a.czi", lambda n, data: black if n == 1 else data)
     with pytest.raises(BadInput, match="x=512, y=0 came back black"):
@@ -310,20 +312,19 @@ def test_a_block_that_comes_back_black_is_refused(sample: Callable[[str], Sample
 
 
 def test_a_damaged_body_never_harms_us(sample: Callable[[str], Sample], tmp_path: Path) -> None:
-    """The native codec may crash on it, and takes the child along; some damage gives wrong pixels that nobody can
-    tell from right ones. Whatever comes, it is an error of ours or pixels, and the next slide is read."""
+    """The native codec may crash on it, and takes the child along (seen: SIGABRT); some damage gives wrong pixels that
+    nobody can tell from right ones. Whatever comes, it is an error of ours or pixels, and the next slide is read."""
     made = sample("czi_jpegxr")
 
     def zeroed(number: int, data: bytes) -> bytes:
         at = len(data) // 3
         return data[:at] + bytes(4096) + data[at + 4096 :] if number == 0 else data
 
-    path = rebuilt(made, tmp_path / "a.czi", zeroed)
-    with pytest.raises((BadInput, ToolFailed)) as caught:
-        pixels_of(probe(path), threads=2)
-        raise ToolFailed("it decoded to something")
-    assert caught.value.remedy or "decoded" in str(caught.value)
-    assert "Traceback" not in str(caught.value)
+    slide = probe(rebuilt(made, tmp_path / "a.czi", zeroed))
+    try:
+        assert not np.array_equal(pixels_of(slide, threads=2), made.pixels)
+    except (BadInput, ToolFailed) as error:
+        assert error.path == slide.path and error.remedy and "Traceback" not in str(error)
     assert np.array_equal(pixels_of(probe(made.path)), made.pixels)
 
 
