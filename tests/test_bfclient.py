@@ -329,6 +329,16 @@ def test_every_end_has_its_message(
     assert words in str(caught.value) and "Traceback" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("own")
+def test_a_child_that_died_before_it_was_asked_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "_argv", fake("import os; os._exit(10)"))
+    server = bfclient.server(load())
+    assert soon(lambda: not server.alive)
+    with pytest.raises(ToolMissing, match="Java does not start"):
+        server._reader.join(10)
+        server.ask("hello", Path("/in/a.czi"))
+
+
 def test_exit_codes_are_the_childs() -> None:
     from mimic.programs import bfserver
 

@@ -176,10 +176,11 @@ class Server:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
         kill(self._process)
+        death = self._death()
         with self._lock:
             self._closed = True
+            reason = self._reason = self._reason or death
             left, self._waiting = self._waiting, {}
-        reason = self._reason or self._death()
         for future, _ in left.values():
             future.set_exception(reason)
 
