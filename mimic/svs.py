@@ -208,7 +208,7 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
     AppMag and MPP are never last: slideio wants a "|" after AppMag, others one after MPP. None tells about people.
     """
     wide, high = plan.levels[0].width_px, plan.levels[0].height_px
-    appmag = _appmag(plan.objective)
+    appmag = appmag_of(plan.objective)
     found: dict[str, str | None] = {
         "AppMag": str(appmag) if appmag else None,
         **_moment(plan.acquired),
@@ -225,7 +225,7 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in cleaned if value)
 
 
-def _appmag(objective: Objective | None) -> int | None:
+def appmag_of(objective: Objective | None) -> int | None:
     """Power as an integer, half rounded up: readers take "40.0" for 0. None when it is unknown or would be 0."""
     if objective is None:
         return None
