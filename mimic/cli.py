@@ -161,7 +161,8 @@ def _expand(text: str) -> list[Path]:
     path = Path(text)
     if os.path.lexists(path) or not glob.has_magic(text):
         return [path]
-    return [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute and drive-letter patterns too or [path]
+    found = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [Path(match) for match in sorted(found)] or [path]
 
 
 def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet: bool) -> int:

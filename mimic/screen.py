@@ -166,7 +166,8 @@ def report_lines(report: Report) -> None:
 
 def outcome(plan: Plan) -> str:
     """Size, levels, scale, magnification and pictures of a plan in a few words."""
-    parts = [f"{plan.levels[0].width_px} x {plan.levels[0].height_px} px", f"{len(plan.levels)} levels"]
+    count = len(plan.levels)
+    parts = [f"{plan.levels[0].width_px} x {plan.levels[0].height_px} px", f"{count} level{'s' * (count > 1)}"]
     parts.append(f"{plan.scale.x_um:g} um/px" if plan.scale is not None else "no scale")
     if plan.objective is not None:
         parts.append(f"{plan.objective.power:g}x" + (" (derived)" if plan.objective.origin == "derived" else ""))
@@ -200,43 +201,36 @@ def summary(reports: Sequence[Report]) -> None:
 
 
 def slide_facts(slide: Slide) -> None:
-    """What a file is, as a table of its images."""
+    """What a file is, a block of lines an image: a table of it is too wide for most windows."""
     files = f", {len(slide.files)} files" if len(slide.files) > 1 else ""
     scanner = f", {slide.scanner}" if slide.scanner else ""
-    out.print(f"{escape(shown(slide.path))}: {escape(slide.format)}{files}{escape(scanner)}, read by {slide.source}")
-    table = Table()
-    for heading in ("image", "role", "name", "size (px)", "levels", "pixels", "scale (um/px)", "objective", "acquired"):
-        table.add_column(heading, overflow="fold")
+    out.print(f"[bold]{escape(shown(slide.path))}[/]: {escape(shown(slide.format + files + scanner))}", end="")
+    out.print(f", read by {slide.source}")
     for image in slide.images:
-        table.add_row(*(escape(shown(cell)) for cell in image_cells(image)))
-    out.print(table)
+        first, *others = image_lines(image)
+        out.print(f"  [bold]image {image.index}[/]: {escape(shown(first))}")
+        for line in others:
+            out.print(f"    {escape(shown(line))}")
     for warning in slide.warnings:
         out.print(f"  [yellow]note:[/] {escape(shown(warning))}")
 
 
-def image_cells(image: Image) -> tuple[str, ...]:
-    """One row of ``slide_facts``."""
-    size = image.levels[0]
-    planes = f" z{image.z_planes}" * (image.z_planes > 1) + f" t{image.t_frames}" * (image.t_frames > 1)
-    scale = f"{image.scale.x_um:.6g} x {image.scale.y_um:.6g} ({image.scale.note})" if image.scale else "unknown"
-    objective = f"{image.objective.power:g}x ({image.objective.note})" if image.objective else "unknown"
+def image_lines(image: Image) -> list[str]:
+    """Role, size and pixels of an image; of a scan also its scale and objective, and where they were found."""
+    size, count = image.levels[0], len(image.levels)
+    parts = [image.role, *([f'"{image.name}"'] if image.name else []), f"{size.width_px} x {size.height_px} px"]
+    parts += [f"{count} levels"] * (count > 1) + [f"{image.z_planes} focus planes"] * (image.z_planes > 1)
+    parts += [f"{image.t_frames} time points"] * (image.t_frames > 1)
+    parts.append(f"{'RGB' if image.rgb else f'{image.channels} channels'} of {image.pixel_type}")
     if image.role != "scan":
-        scale = objective = ""
-    kind = "RGB" if image.rgb else f"{image.channels} ch"
-    pixels = f"{kind} {image.pixel_type}{planes}"
-    acquired = image.acquired.isoformat(" ") if image.acquired else ""
-    levels = str(len(image.levels))
-    return (
-        str(image.index),
-        image.role,
-        image.name,
-        f"{size.width_px} x {size.height_px}",
-        levels,
-        pixels,
-        scale,
-        objective,
-        acquired,
-    )
+        return [", ".join(parts)]
+    scale, objective = image.scale, image.objective
+    return [
+        ", ".join(parts),
+        f"scale {scale.x_um:.6g} x {scale.y_um:.6g} um/px ({scale.note})" if scale else "scale unknown",
+        f"objective {objective.power:g}x ({objective.note})" if objective else "objective unknown",
+        *([f"acquired {image.acquired.isoformat(' ')}"] if image.acquired else []),
+    ]
 
 
 def plan_reasons(plan: Plan) -> None:
