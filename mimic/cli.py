@@ -67,8 +67,12 @@ class Verify(StrEnum):
     full = "full"
 
 
+File = Annotated[Path, typer.Argument(help="The slide.", readable=False)]
+"""Not ``readable``: typer would call what may not be read a usage error; it is bad input."""
 Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
-LogFile = Annotated[Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE")]
+LogFile = Annotated[
+    Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE", readable=False)
+]
 Source = Annotated[str | None, typer.Option("--source", help="Read with vips, bioformats or bfconvert.")]
 Image = Annotated[int | None, typer.Option("--image", help="Convert this image only (see 'mimic info').")]
 Mpp = Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel; replaces the file's own.")]
@@ -90,7 +94,7 @@ MergeScenes = Annotated[bool, typer.Option("--merge-scenes", help="Put a CZI's s
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Convert a damaged file: what is missing becomes white, and is counted.")
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.", readable=False)]
 LABEL = typer.Option(
     "--label", help="keep, drop, redact (blank it), or a picture to take its place.", metavar="keep|drop|redact|FILE"
 )
@@ -143,10 +147,12 @@ def convert(
     verify: Annotated[Verify, typer.Option("--verify", help="Compare samples, or every pixel.")] = Verify.sample,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads; as many as cores by default.")] = None,
-    scratch: Annotated[Path | None, typer.Option("--scratch", help="Folder for large temporary files.")] = None,
+    scratch: Annotated[
+        Path | None, typer.Option("--scratch", help="Folder for large temporary files.", readable=False)
+    ] = None,
     deadline: Annotated[float | None, typer.Option("--deadline", help="Seconds that a slide may take.")] = None,
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="JSON report: FILE.json, or a folder for one a slide.")
+        Path | None, typer.Option("--report", help="JSON: FILE.json, or a folder for one a slide.", readable=False)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
@@ -216,7 +222,7 @@ def _found(inputs: list[str], output: Path | None, options: Options) -> Found:
     found = requests.expand([path for text in inputs for path in _expand(text)], output, options)
     if not found.requests:
         for path, reason in found.skipped:
-            screen.error(f"{path}: {reason}")
+            screen.error(reason if isinstance(reason, MimicError) else f"{path}: {reason}")
         raise UsageError(f"no slide in {', '.join(inputs)}", remedy="Name files, or a folder that holds some")
     return found
 
@@ -226,7 +232,8 @@ def _expand(text: str) -> list[Path]:
     path = Path(text)
     if os.path.lexists(path) or not glob.has_magic(text):
         return [path]
-    return [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 - absolute and drive-letter patterns too or [path]
+    found = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [Path(match) for match in sorted(found)] or [path]
 
 
 def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet: bool) -> int:
@@ -239,7 +246,7 @@ def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet
     done: list[Report] = []
     worst = 0
     with screen.Watcher(as_json=as_json, quiet=quiet) as watcher:
-        skipped = [executors.skipped(path, reason) for path, reason in found.skipped]
+        skipped = [executors.left_alone(path, reason) for path, reason in found.skipped]
         for each in chain(skipped, executors.run(found.requests, settings.load(), watcher)):
             watcher.clear()
             done.append(each)
@@ -261,7 +268,7 @@ def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet
 
 @app.command(epilog=EPILOG)
 def info(
-    file: Annotated[Path, typer.Argument(help="The slide.")],
+    file: File,
     source: Source = None,
     thumbnail: Annotated[
         Path | None, typer.Option("--thumbnail", help="Write a small picture of the scan.", metavar="FILE.png")
@@ -276,7 +283,7 @@ def info(
 
 @app.command(epilog=EPILOG)
 def plan(
-    file: Annotated[Path, typer.Argument(help="The slide.")],
+    file: File,
     output: Output = None,
     source: Source = None,
     image: Image = None,
@@ -338,7 +345,7 @@ def plan(
 
 @app.command(epilog=EPILOG)
 def check(
-    files: Annotated[list[Path], typer.Argument(help="SVS files, mimic's or not.", metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(help="SVS files, mimic's or not.", metavar="FILE...", readable=False)],
     phi: Annotated[bool, typer.Option("--phi", help="What does it reveal of people, cases and devices?")] = False,
     as_json: Json = False,
     log_file: LogFile = None,
@@ -430,7 +437,7 @@ def _handler(log_file: Path | None) -> logging.Handler:
     try:
         handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise UsageError(f"cannot be written as a log: {error.strerror}", log_file) from error
+        raise UsageError(f"cannot be written as a log ({error.strerror})", log_file, "Name another") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     log.setLevel(logging.DEBUG)
     return handler
@@ -471,4 +478,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: one Ctrl-C more would only make Python's exit noisy

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from mimic import report, sources
 from mimic.errors import MimicError, ToolMissing
 from mimic.model import Tool
-from mimic.programs import jvm
+from mimic.programs import jvm, libtiff
 from mimic.settings import Settings
 
 
@@ -54,9 +55,14 @@ def _of_library(tool: Tool) -> Finding:
 
 
 def _tiffcp(settings: Settings) -> Finding:
-    path = shutil.which("tiffcp", path=settings.path)
-    remedy = "" if path else "Only --source bfconvert may need it: on Debian and Ubuntu, 'apt install libtiff-tools'"
-    return Finding("tiffcp", path is not None, None, path, "optional: makes bfconvert's TIFF contiguous", remedy)
+    use = "optional: makes bfconvert's TIFF contiguous"
+    try:
+        path = libtiff.find_tiffcp(settings)
+        with tempfile.TemporaryDirectory(prefix="mimic-doctor-") as folder:
+            return Finding("tiffcp", True, libtiff.version(settings, Path(folder)), str(path), use)
+    except MimicError:
+        remedy = "Only --source bfconvert may need it: on Debian and Ubuntu, 'apt install libtiff-tools'"
+        return Finding("tiffcp", False, None, None, use, remedy)
 
 
 def _bftools(settings: Settings) -> Finding:

@@ -31,7 +31,7 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterat
         for request in requests:
             owner = used.get(request.input.absolute())
             if owner is not None:
-                yield skipped(_named(request), f"belongs to {_named(request, owner).name} and was read with it")
+                yield left_alone(_named(request), f"belongs to {_named(request, owner).name} and was read with it")
                 continue
             done = _attempt(request, settings, watch, made)
             used |= {Path(name): request.input for name in done.input_sha256}
@@ -70,6 +70,8 @@ def failed(request: Request, error: MimicError, seconds_s: float) -> Report:
     return Report(report.SCHEMA, "failed", _named(request), seconds_s=seconds_s, error=str(error), exit_code=code)
 
 
-def skipped(path: Path, reason: str) -> Report:
-    """The report of a file that is left alone."""
+def left_alone(path: Path, reason: str | MimicError) -> Report:
+    """The report of what was never tried: a file that is skipped, a folder that cannot be searched."""
+    if isinstance(reason, MimicError):
+        return failed(Request(path), reason, 0.0)
     return Report(report.SCHEMA, "skipped", path, warnings=(reason,))

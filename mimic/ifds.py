@@ -52,13 +52,17 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Ifd:
-    """One directory, ``size_bytes`` long, with its SubIFDs; ``segments`` are the ranges of its tiles or strips."""
+    """One directory, ``size_bytes`` long, with its SubIFDs; ``segments`` are the ranges of its tiles or strips.
+
+    ``linked``: a SubIFD whose link leads to the next one of its parent, as tifffile writes it.
+    """
 
     offset: int
     size_bytes: int
     fields: dict[int, Field]
     children: tuple[Ifd, ...]
     segments: Ranges
+    linked: bool = False
 
     def having(self, field: Field) -> Ifd:
         """The same with one more field, or another in its place."""
@@ -123,15 +127,18 @@ class _Parser:
             raise self._source.damaged(f"{name} has a tag twice")
         end = start + len(raw)
         (following,) = self._source.unpack(link, end, f"the end of {name}")
-        children = tuple(self._child(int(at), name) for at in self._numbers(fields.get(SUBIFDS)))
+        children = self._children(self._numbers(fields.get(SUBIFDS)).tolist(), name)
         segments = self._segments(fields, name)
         return Ifd(offset, end + struct.calcsize(link) - offset, fields, children, segments), following
 
-    def _child(self, offset: int, name: str) -> Ifd:
-        child, following = self.ifd(offset, f"a SubIFD of {name}")
-        if following:
-            raise Unsupported(f"{name} has chained SubIFDs", self._source.path, CONVERT)
-        return child
+    def _children(self, offsets: list[int], name: str) -> tuple[Ifd, ...]:
+        made = []
+        for offset, sibling in zip(offsets, [*offsets[1:], 0], strict=True):
+            child, following = self.ifd(offset, f"a SubIFD of {name}")
+            if following not in (0, sibling):
+                raise Unsupported(f"{name} has SubIFDs behind its SubIFDs", self._source.path, CONVERT)
+            made.append(replace(child, linked=following > 0))
+        return tuple(made)
 
     def _field(self, entry: tuple[int, int, int, bytes], name: str) -> Field:
         tag, kind, count, slot = entry
@@ -271,8 +278,11 @@ class Builder:
         if ifd.children:
             field = ifd.fields[SUBIFDS]
             code = {4: "I", 13: "I"}.get(field.type, "Q")
-            offsets = [self._add(child)[0] for child in ifd.children]
+            added = [self._add(child) for child in ifd.children]
+            offsets = [offset for offset, _ in added]
             struct.pack_into(f"{self._order}{len(offsets)}{code}", self._made, places[SUBIFDS], *offsets)
+            for child, (_, child_link), sibling in zip(ifd.children, added, [*offsets[1:], 0], strict=True):
+                struct.pack_into(self._link, self._made, child_link, sibling if child.linked else 0)
         return self._at + here, link
 
     def _slot(self, field: Field, here: int) -> tuple[bytes, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mimic import privacy, sets
-from mimic.errors import BadInput, UsageError
+from mimic.errors import BadInput, MimicError, UsageError
 from mimic.model import Options, Request
 from mimic.plan import is_file_name, output_stem
 from mimic.probe import find_slides
@@ -16,10 +17,13 @@ from mimic.probe import find_slides
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the user's words stand for: slides to convert, and files that are left alone, each with the reason."""
+    """What the user's words stand for: slides to convert, and what is left alone.
+
+    ``skipped`` has a reason for a file that need not be converted, an error for a folder that cannot be searched.
+    """
 
     requests: tuple[Request, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
+    skipped: tuple[tuple[Path, str | MimicError], ...] = ()
 
 
 def options(**fields: Any) -> Options:
@@ -43,7 +47,7 @@ def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Foun
     """
     detector = sets.Detector()
     found: dict[Path, Request] = {}
-    skipped: dict[Path, str] = {}
+    skipped: dict[Path, str | MimicError] = {}
     for path, place, reason in _places(paths, output, detector):
         if reason is not None:
             skipped.setdefault(Path(privacy.UNNAMED) if options.deidentify else path, reason)
@@ -70,16 +74,33 @@ def _place(slide: sets.SlideSet | None, place: Path | None, detector: sets.Detec
 
 def _places(
     paths: Iterable[Path], output: Path | None, detector: sets.Detector
-) -> Iterator[tuple[Path, Path | None, str | None]]:
+) -> Iterator[tuple[Path, Path | None, str | MimicError | None]]:
     """Every file, the place of its output, and why it is left alone if it is."""
     for path in paths:
-        try:
-            if path.is_dir() and detector.find(path) is None:
-                yield from _below(path, output, detector)
-                continue
-        except OSError as error:
-            raise BadInput(f"cannot be read ({error.strerror})", path, "Check the name, and who may read it") from error
-        yield path, output, None
+        # os.path: Path.is_dir raises for a name too long; convert tells that better
+        if not os.path.isdir(path) or _is_set(path, detector):  # noqa: PTH112
+            yield path, output, None
+            continue
+        for closed, error in _closed(path):
+            message, remedy = f"the folder cannot be searched ({error.strerror})", "Ask for read access to it"
+            yield closed, None, BadInput(message, closed, remedy)
+        yield from _below(path, output, detector)
+
+
+def _is_set(folder: Path, detector: sets.Detector) -> bool:
+    """Whether a folder as a whole is one slide; one that cannot be read is none, and is told."""
+    try:
+        return detector.find(folder) is not None
+    except OSError:
+        return False
+
+
+def _closed(folder: Path) -> list[tuple[Path, OSError]]:
+    """Folders that cannot be searched: slides in them must not be forgotten in silence."""
+    found: list[tuple[Path, OSError]] = []
+    for _, below, _ in os.walk(folder, onerror=lambda error: found.append((Path(error.filename), error))):
+        below[:] = [name for name in below if not name.startswith(".") and name != "lost+found"]
+    return found
 
 
 def _below(

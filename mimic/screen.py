@@ -172,7 +172,8 @@ def report_lines(report: Report) -> None:
 
 def outcome(plan: Plan) -> str:
     """Size, levels, scale, magnification and pictures of a plan in a few words."""
-    parts = [f"{plan.levels[0].width_px} x {plan.levels[0].height_px} px", f"{len(plan.levels)} levels"]
+    count = len(plan.levels)
+    parts = [f"{plan.levels[0].width_px} x {plan.levels[0].height_px} px", f"{count} level{'s' * (count > 1)}"]
     parts.append(f"{plan.scale.x_um:g} um/px" if plan.scale is not None else "no scale")
     if plan.objective is not None:
         parts.append(f"{plan.objective.power:g}x" + (" (derived)" if plan.objective.origin == "derived" else ""))

@@ -55,7 +55,7 @@ def _same(one: Path, other: Path) -> bool:
 def staged(output: Path) -> Iterator[Path]:
     """A private folder beside ``output``, removed at the end with all that is in it; folders made for it likewise,
     when nothing was published in them. Raises OutputError."""
-    made = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
+    made = [folder for folder in (output.parent, *output.parent.parents) if not os.path.lexists(folder)]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output.parent))

@@ -220,7 +220,7 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
     AppMag and MPP are never last: slideio wants a "|" after AppMag, others one after MPP. None tells about people.
     """
     wide, high = plan.levels[0].width_px, plan.levels[0].height_px
-    appmag = _appmag(plan.objective)
+    appmag = appmag_of(plan.objective)
     found: dict[str, str | None] = {
         "AppMag": str(appmag) if appmag else None,
         **_moment(plan.acquired),
@@ -264,7 +264,7 @@ def _rendering(plan: Plan) -> str | None:
     return None if plan.rendering is None else views.text(plan.image, plan.rendering, names=not plan.deidentify)
 
 
-def _appmag(objective: Objective | None) -> int | None:
+def appmag_of(objective: Objective | None) -> int | None:
     """Power as an integer, half rounded up: readers take "40.0" for 0. None when it is unknown or would be 0."""
     if objective is None:
         return None

@@ -18,7 +18,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
-from mimic import rules, sheets, wording
+from mimic import rules, sheets, svs, wording
 from mimic.errors import VerificationFailed
 from mimic.model import Check, Pixels, Plan, Profile, Progress, Sample
 from mimic.samples import SampleKeeper
@@ -115,7 +115,7 @@ def _wanted_of_plan(plan: Plan) -> _Wanted:
     return _Wanted(
         levels=tuple((level.width_px, level.height_px) for level in plan.levels),
         mpp_um=(min(scale.x_um, scale.y_um), max(scale.x_um, scale.y_um)) if scale else None,
-        power=float(max(1, round(plan.objective.power))) if plan.objective else None,
+        power=float(appmag) if (appmag := svs.appmag_of(plan.objective)) else None,
         images=images,
     )
 

@@ -106,7 +106,8 @@ def same_czi(path: Path) -> bool:
 
 
 def same_dicom(path: Path) -> bool:
-    return len(pydicom.dcmread(path).pixel_array) == 4
+    # not the property of that name: wsidicom switches it off for the whole process (config.future_behavior)
+    return len(pydicom.pixels.pixel_array(path)) == 4
 
 
 SAMPLES: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], bool]]] = {

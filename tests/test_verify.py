@@ -317,6 +317,14 @@ def test_readers_against_another_plan(tmp_path: Path, pixels: Pixels) -> None:
         assert names(verify.readers(path, changed_plan(plan, **changes))) == broken
 
 
+@pytest.mark.parametrize("power", [2.5, 0.5, 1.25, 62.5])
+def test_a_power_that_is_no_integer_is_expected_as_it_is_written(tmp_path: Path, pixels: Pixels, power: float) -> None:
+    """A 2.5x slide gets AppMag 3: Python's round would want 2, and refuse a right slide."""
+    plan = make_plan(tmp_path / "out.svs", (pixels.shape[1], pixels.shape[0]))
+    plan = dataclasses.replace(plan, objective=Objective(power, "file"))
+    assert not verify.failed(verify.readers(convert(plan, pixels), plan))
+
+
 def test_slide_without_scale_and_magnification(tmp_path: Path, pixels: Pixels) -> None:
     plan = changed_plan(make_plan(tmp_path / "own.svs", (1200, 1000)), scale=None, objective=None)
     path = convert(plan, pixels)

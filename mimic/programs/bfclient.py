@@ -37,6 +37,8 @@ STALL_S = 600.0
 """No single box takes ten minutes: a codec that long in one call hangs."""
 START_S = 120.0
 """A JVM start takes one second idle; two minutes on a machine that swaps."""
+END_S = 5.0
+"""Between the end of the child's answers and its own."""
 OUT_OF_MEMORY = 3
 """Exit code of -XX:+ExitOnOutOfMemoryError."""
 SHM = Path("/dev/shm")
@@ -163,18 +165,22 @@ class Server:
 
     def _listen(self) -> None:
         for line in cast(Any, self._process.stdout):
-            if not line.endswith(b"\n"):  # the child died in the middle of it
+            try:
+                reply = json.loads(line)
+            except ValueError:  # the child died in the middle of it
                 break
-            reply = json.loads(line)
             with self._lock:
                 waiting = self._waiting.pop(reply["id"], None)
             if waiting is not None:
                 waiting[0].set_result(reply)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_S)
+        kill(self._process)
+        death = self._death()
         with self._lock:
             self._closed = True
+            reason = self._reason = self._reason or death
             left, self._waiting = self._waiting, {}
-        reason = self._reason or self._death()
         for future, _ in left.values():
             future.set_exception(reason)
 

@@ -112,7 +112,8 @@ class Series:
 class Server:
     """Open series by handle. Reads run in a pool, all else one after the other in a thread of its own."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, out: int) -> None:
+        """``out`` is the descriptor that answers go to."""
         self._threads = threads
         self._reads = ThreadPoolExecutor(threads, thread_name_prefix=f"{MINE}read", initializer=_name_thread)
         self._rest = ThreadPoolExecutor(1, thread_name_prefix=f"{MINE}rest", initializer=_name_thread)
@@ -120,7 +121,7 @@ class Server:
         self._next_handle = 1
         self._lock = threading.Lock()
         self._log = _collect_warnings()
-        self._out = _claim_stdout()
+        self._out = out
 
     def serve(self) -> None:
         """Answer requests until stdin ends."""
@@ -366,13 +367,14 @@ def _describe(error: Any) -> Json:
 def main() -> None:
     """Start the JVM with the flags of argv (see ``jvm.java_flags``) and serve; remove our private folder at the end."""
     library, jar, threads, tmp, *flags = sys.argv[1:]
+    out = _claim_stdout()
     try:
         jpype.startJVM(library, *flags, classpath=[jar], convertStrings=False)
     except (OSError, RuntimeError, ValueError) as error:
         print(f"the JVM did not start: {error}", file=sys.stderr)
         sys.exit(NO_JAVA)
     try:
-        server = Server(int(threads))
+        server = Server(int(threads), out)
     except TypeError as error:  # JPype's word for a class that is not there
         print(error, file=sys.stderr, flush=True)
         os._exit(NO_BIOFORMATS)

@@ -17,6 +17,14 @@ JAR = "bioformats_package.jar"
 BUNDLED_JAR = Path(__file__).resolve().parent.parent / "jars" / JAR
 HEAP_MB = 640
 """Default -Xmx: a few decoded 2048 px boxes a thread; peak RSS of the worker must stay under 1.5 GiB."""
+NO_NETWORK = (
+    *(f"-D{scheme}.proxyHost=127.0.0.1" for scheme in ("http", "https", "ftp")),
+    *(f"-D{scheme}.proxyPort=1" for scheme in ("http", "https", "ftp")),
+    *("-DsocksProxyHost=127.0.0.1", "-DsocksProxyPort=1"),
+    *("-Dhttp.nonProxyHosts=", "-Dftp.nonProxyHosts=", "-DsocksNonProxyHosts="),
+)
+"""Bio-Formats fetches whatever a file names by URL (seen: the parts of an OME-TIFF). Java has no switch against it, so
+everything goes to a proxy that is not there; that of "http" is also https' list of exceptions, which are none."""
 XERCES = "com.sun.org.apache.xerces.internal.jaxp"
 
 
@@ -97,6 +105,7 @@ def java_flags(java: Path, *, tmp: Path, heap_mb: int, cpus: int) -> list[str]:
         "-XX:-UsePerfData",
         "-XX:+UseSerialGC" if cpus <= 2 else "-XX:+UseParallelGC",  # boxes are short-lived large arrays
         f"-XX:ActiveProcessorCount={cpus}",
+        *NO_NETWORK,
         "-Djava.awt.headless=true",
         f"-Djava.io.tmpdir={tmp}",
         "-Dbioformats_can_do_upgrade_check=false",  # else it asks the network

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mimic.errors import BadInput
+from mimic.errors import BadInput, Unsupported
 from mimic.structure import czi, dicom, pictures, tiff
 from mimic.structure.facts import CziDisplay, CziFacts, CziScene, DicomFacts, Facts
 from mimic.structure.reader import Input
@@ -55,6 +55,9 @@ PROMISES = {
 }
 """What a file's extension says that it holds. Extensions that several formats share (scn) promise nothing."""
 
+ARCHIVES = {b"PK\3\4": "a ZIP archive", b"\x1f\x8b\x08": "a gzip file", b"BZh": "a bzip2 file"}
+"""Bio-Formats unpacks these on its own, and what is inside would be read without any check."""
+
 ORDINARY = frozenset(("tif", "tiff", "jpg", "jpeg", "jpe", "jp2", "j2k", "png", "bmp", "webp"))
 
 
@@ -74,7 +77,8 @@ def check(path: Path) -> Facts:
     """Facts of a file whose container is whole; for a container that is not known here, only that it is not empty.
 
     Raises BadInput for a file that is missing, a directory, unreadable, empty, not what its name promises, cut short,
-    unfinished or damaged in its structure. Damage inside compressed pixels is for the decoder to find.
+    unfinished or damaged in its structure, Unsupported for an archive. Damage inside compressed pixels is for the
+    decoder to find.
     """
     with Input(path) as source:
         found = _container(source)
@@ -85,7 +89,10 @@ def check(path: Path) -> Facts:
             what = CALLED[found] if found else _describe(source)
             message = f"is named .{suffix} but holds {what}"
             raise BadInput(message, path, "Check where it came from, or give it the extension of what it is")
-        return CHECKS[found](source) if found else Facts(None, source.size)
+        if found:
+            return CHECKS[found](source)
+        _refuse_archive(source)
+        return Facts(None, source.size)
 
 
 def container(path: Path) -> str | None:
@@ -118,6 +125,12 @@ def _container(source: Input) -> str | None:
     if source.upto(128, 4) == b"DICM" or (suffix in (".dcm", ".dicom") and dicom.is_bare(source)):
         return "dicom"
     return None
+
+
+def _refuse_archive(source: Input) -> None:
+    for magic, what in ARCHIVES.items():
+        if source.upto(0, len(magic)) == magic:
+            raise Unsupported(f"is {what}", source.path, "Unpack it first")
 
 
 def _describe(source: Input) -> str:

@@ -1,0 +1,200 @@
+"""design.md's dependency rule, as a test over the real import graph."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "mimic"
+
+ROWS = """
+    __main__
+    cli screen
+    service
+    executors requests doctor
+    convert
+    stream reread
+    probe plan sources ome omexml scenes render pyramid encode svs writer verify rules sheets streams wording samples \
+        mosaic structure edit report staging
+    programs
+    model errors settings
+"""
+"""A module imports only from a lower row; the last is the lowest. A name stands for all that is below it."""
+
+SIDEWAYS = {
+    ("cli", "screen"): "what comes out of a command is shown",
+    ("probe", "sources"): "a source knows what its files are",
+    ("sources", "structure"): "a damaged file is refused before a decoder paints it black",
+    ("sources", "ome"): "Bio-Formats tells its facts as OME-XML",
+    ("sources", "scenes"): "Bio-Formats' sizes are compared with the CZI's own",
+    ("sources", "mosaic"): "what no block of a CZI covers is white",
+    ("ome", "omexml"): "parsing and hardening XML is one matter, reading facts from it another",
+    ("scenes", "mosaic"): "a scene's blocks",
+    ("scenes", "structure"): "a CZI's own directory",
+    ("mosaic", "structure"): "a CZI's own directory",
+    ("rules", "sheets"): "a TIFF's directories, as found",
+    ("rules", "streams"): "the rules of compressed tiles are a part of the rules",
+    ("rules", "wording"): "the rules of descriptions are a part of the rules",
+    ("streams", "sheets"): "a TIFF's directories, as found",
+    ("wording", "sheets"): "a TIFF's directories, as found",
+    ("sheets", "structure"): "one reader of TIFF directories is enough",
+    ("verify", "rules"): "what was written must keep them too",
+    ("verify", "svs"): "the AppMag of a power",
+    ("verify", "sheets"): "a TIFF's directories, as found",
+    ("verify", "wording"): "what the description says is compared with the plan",
+    ("verify", "samples"): "pixels that were caught during the pass",
+}
+"""Every import within a row, with its reason; one that is not used any more fails."""
+
+PURE = ("model", "plan", "pyramid", "encode", "svs", "ome", "omexml", "mosaic", "scenes", "samples", "wording")
+IMPURE = frozenset(
+    (
+        *("os", "io", "sys", "subprocess", "socket", "shutil", "tempfile", "threading", "multiprocessing", "signal"),
+        *("glob", "time", "logging", "mmap", "urllib", "http", "ctypes"),
+    )
+)
+DOORS = {
+    "subprocess": {"programs.run", "programs.bfclient"},
+    "jpype": {"programs.bfserver"},
+    "pyvips": {"sources.vips"},
+    "typer": {"cli"},
+    "rich": {"screen"},
+    "openslide": {"verify"},
+    "distributed": set[str](),
+}
+"""Libraries that are imported in one place only."""
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__").replace("__init__", "")
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+RANK = {name: -rank for rank, row in enumerate(ROWS.strip().splitlines()) for name in row.split()}
+
+
+def imports(name: str) -> Iterator[str]:
+    """Dotted names that a module imports, within functions too, and those that it names to import_module."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            if called == "import_module" and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+
+
+def inner(name: str) -> set[str]:
+    """Modules of mimic that a module imports."""
+    found = set()
+    for dotted in imports(name):
+        if dotted.split(".")[0] == "mimic":
+            words = dotted.split(".")[1:]
+            while words and ".".join(words) not in MODULES:
+                words.pop()
+            found.add(".".join(words))
+    return found
+
+
+def row(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_every_module_has_its_row() -> None:
+    assert {row(name) for name in MODULES if name} - RANK.keys() == set()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_imports_point_downwards(name: str) -> None:
+    up = []
+    for other in inner(name) - {""}:
+        inside = row(other) == row(name)
+        if not inside and RANK[row(other)] >= RANK[row(name)] and (row(name), row(other)) not in SIDEWAYS:
+            up.append(other)
+    assert up == []
+
+
+def test_sideways_imports_are_used() -> None:
+    used = {(row(name), row(other)) for name in MODULES if name for other in inner(name)}
+    assert SIDEWAYS.keys() - used == set()
+
+
+def test_a_source_never_imports_another() -> None:
+    """Nor does anything import one directly: they are loaded by name."""
+    for name in MODULES:
+        allowed = {"sources.vips"} if name == "sources.bfconvert" else set()
+        assert {other for other in inner(name) if other.startswith("sources.")} <= allowed, name
+
+
+def test_nothing_imports_the_public_face_but_for_the_version() -> None:
+    for name in MODULES:
+        taken = {dotted for dotted in imports(name) if dotted.startswith("mimic.")}
+        faces = {dotted for dotted in taken if dotted.split(".")[1] not in map(row, MODULES)}
+        assert faces <= {"mimic.__version__"}, name
+
+
+def test_there_is_no_cycle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name not in done:
+            for other in sorted(inner(name) - {""}):
+                if not (other == "structure" and name.startswith("structure.")):  # its parts use its `container`
+                    visit(other, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        if name:
+            visit(name, ())
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_touch_nothing(name: str) -> None:
+    assert {dotted.split(".")[0] for dotted in imports(name)} & IMPURE == set()
+    opened = [node.func for node in ast.walk(TREES[name]) if isinstance(node, ast.Call)]
+    assert [each.id for each in opened if isinstance(each, ast.Name) and each.id in ("open", "input", "exec")] == []
+    touched = {"read_bytes", "read_text", "write_bytes", "write_text", "exists", "is_file", "stat", "unlink", "mkdir"}
+    assert [each.attr for each in opened if isinstance(each, ast.Attribute) and each.attr in touched] == []
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_one_door(library: str) -> None:
+    users = {name for name in MODULES if library in {dotted.split(".")[0] for dotted in imports(name)}}
+    assert users == DOORS[library]
+
+
+def test_only_settings_reads_the_environment() -> None:
+    names = {"environ", "getenv", "environb", "putenv"}
+    users = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.alias) and node.name in names)
+    }
+    assert users == {"settings"}
+
+
+def test_only_the_screen_prints() -> None:
+    """bfserver is a process of its own: what it prints is why it cannot start, read by its client."""
+    printers = set()
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                printers.add(name)
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout.write", "sys.stderr.write"):
+                printers.add(name)
+    assert printers - {"programs.bfserver"} == {"screen"}
+
+
+def test_no_module_is_long() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
