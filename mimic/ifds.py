@@ -133,7 +133,8 @@ class _Parser:
 
     def _children(self, offsets: list[int], name: str) -> tuple[Ifd, ...]:
         made = []
-        for offset, sibling in zip(offsets, [*offsets[1:], 0], strict=True):
+        for index, offset in enumerate(offsets):
+            sibling = offsets[index + 1] if index + 1 < len(offsets) else 0
             child, following = self.ifd(offset, f"a SubIFD of {name}")
             if following not in (0, sibling):
                 raise Unsupported(f"{name} has SubIFDs behind its SubIFDs", self._source.path, CONVERT)
