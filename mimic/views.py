@@ -75,6 +75,8 @@ def decide(slide: Slide, image: Image, options: Options, *, say: Say, warn: Say)
         say(_sentence(image, view, given=view.index in ranges))
     if any(colour != WHITE for colour in colours):
         say("colours are a rendering of the samples, not what an eye sees; the description says so")
+        if options.profile == "ycc":
+            say("JPEG 4:2:0 halves the resolution of colours, which carry detail here; --rgb-jpeg keeps it")
     return Rendering(views, z, t)
 
 
