@@ -17,7 +17,7 @@ ROWS = """
     executors requests doctor
     convert
     stream reread
-    probe plan sources ome omexml scenes render pyramid encode svs writer verify rules sheets streams wording samples \
+    probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples \
         mosaic structure edit report staging
     programs
     model errors settings
@@ -31,6 +31,10 @@ SIDEWAYS = {
     ("sources", "ome"): "Bio-Formats tells its facts as OME-XML",
     ("sources", "scenes"): "Bio-Formats' sizes are compared with the CZI's own",
     ("sources", "mosaic"): "what no block of a CZI covers is white",
+    ("sources", "render"): "samples are arranged as rendering wants them",
+    ("plan", "views"): "how channels and planes are shown is one decision of many",
+    ("svs", "views"): "the description says how colours were made",
+    ("views", "render"): "which types of samples can be rendered",
     ("ome", "omexml"): "parsing and hardening XML is one matter, reading facts from it another",
     ("scenes", "mosaic"): "a scene's blocks",
     ("scenes", "structure"): "a CZI's own directory",
@@ -49,7 +53,21 @@ SIDEWAYS = {
 }
 """Every import within a row, with its reason; one that is not used any more fails."""
 
-PURE = ("model", "plan", "pyramid", "encode", "svs", "ome", "omexml", "mosaic", "scenes", "samples", "wording")
+PURE = (
+    "model",
+    "plan",
+    "render",
+    "views",
+    "pyramid",
+    "encode",
+    "svs",
+    "ome",
+    "omexml",
+    "mosaic",
+    "scenes",
+    "samples",
+    "wording",
+)
 IMPURE = frozenset(
     (
         *("os", "io", "sys", "subprocess", "socket", "shutil", "tempfile", "threading", "multiprocessing", "signal"),
