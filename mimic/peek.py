@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic import pyramid, render, sources, views
+from mimic import render, sources, views
 from mimic.errors import BadInput, InternalError, UsageError, writing_failed
 from mimic.model import Box, ChannelView, Image, Level, Options, Pixels, Rendering, Slide
 from mimic.settings import Settings
@@ -105,35 +106,30 @@ def _grid(level: Level) -> Iterator[Box]:
             yield Box(x, y, min(BOX_PX, level.width_px - x), min(BOX_PX, level.height_px - y))
 
 
-def _shrunk(level: Level, size_px: tuple[int, int], boxes: Any, read: Callable[[Box], Pixels]) -> Pixels:
-    """The level, box by box, each pixel of the result the mean of its area."""
-    factor = max(1, min(level.width_px // size_px[0], level.height_px // size_px[1]))
-    sums = np.zeros((-(-level.height_px // factor), -(-level.width_px // factor), 3), np.float64)
-    counts = np.zeros(sums.shape[:2], np.float64)
+def _shrunk(level: Level, size_px: tuple[int, int], boxes: Iterable[Box], read: Callable[[Box], Pixels]) -> Pixels:
+    """The level at ``size_px`` (width, height), box by box."""
+    means = np.zeros((size_px[1], size_px[0], 3), np.float64)
     for box in boxes:
-        add(sums, counts, box, read(box), factor)
-    means = np.rint(sums / counts[..., np.newaxis]).astype(np.uint8)
-    return pyramid.thumbnail(means, size_px)
+        add(means, level, box, read(box))
+    return np.rint(means).clip(0, 255).astype(np.uint8)
 
 
-def add(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], box: Box, pixels: Pixels, factor: int
-) -> None:  # fmt: skip
-    """Add the pixels of a box to the sums of the larger pixels in which they lie, and their numbers to ``counts``."""
-    rows, row_starts = _runs(box.y_px, box.height_px, factor)
-    columns, column_starts = _runs(box.x_px, box.width_px, factor)
-    part = np.add.reduceat(pixels, row_starts, axis=0, dtype=np.float64)
-    sums[rows, columns] += np.add.reduceat(part, column_starts, axis=1)
-    high = np.diff(np.append(row_starts, box.height_px))
-    wide = np.diff(np.append(column_starts, box.width_px))
-    counts[rows, columns] += high[:, np.newaxis] * wide
+def add(means: NDArray[np.float64], level: Level, box: Box, pixels: Pixels) -> None:
+    """Add the share of a box to ``means``, of which each pixel is the mean over its exact area of ``level``."""
+    rows, high = _weights(box.y_px, box.height_px, level.height_px, means.shape[0])
+    columns, wide = _weights(box.x_px, box.width_px, level.width_px, means.shape[1])
+    flat = pixels.reshape(box.height_px, -1).astype(np.float32)
+    part = (high @ flat).reshape(-1, box.width_px, 3)
+    means[rows, columns] += np.moveaxis(np.tensordot(part, wide, axes=(1, 1)), 2, 1)
 
 
-def _runs(start_px: int, length_px: int, factor: int) -> tuple[slice, NDArray[np.intp]]:
-    """Which larger pixels a run of pixels covers, and where in it each of them begins."""
-    places = np.arange(start_px, start_px + length_px) // factor
-    starts = np.flatnonzero(np.diff(places, prepend=places[0] - 1))
-    return slice(int(places[0]), int(places[-1]) + 1), starts
+def _weights(start_px: int, length_px: int, total_px: int, count: int) -> tuple[slice, NDArray[np.float32]]:
+    """Which of ``count`` cells a run of pixels touches, and how much of each cell each pixel covers."""
+    edges = np.arange(start_px, start_px + length_px + 1) * (count / total_px)
+    first, last = int(edges[0]), min(math.ceil(edges[-1]), count)
+    cells = np.arange(first, last)[:, np.newaxis]
+    covered = np.minimum(edges[1:], cells + 1) - np.maximum(edges[:-1], cells)
+    return slice(first, last), covered.clip(0, None).astype(np.float32)
 
 
 def check_target(path: Path, slide: Slide) -> None:

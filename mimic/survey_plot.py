@@ -24,6 +24,8 @@ SCALES_UM = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 50
 POWERS = (0.5, 1, 2, 4, 5, 10, 20, 40, 63, 100, 200, 500, 1000)
 USUAL = (0.1, 2.0), (4.0, 100.0)
 """Shown at least, so that a survey of one scanner looks like any other."""
+DRAWN = 1e-4, 1e6
+"""No scale and no magnification is beyond this, but a damaged file may say so."""
 GROUP_DECADES = 0.01
 """Scales within 2.3 % are drawn as one group."""
 CHAR_PX, LINE_PX = 6.3, 15.0
@@ -88,14 +90,16 @@ def group(rows: Iterable[Row]) -> list[Group]:
         places[step, power, row.consistent].append((number, row))
     groups = []
     for (_, power, consistent), members in places.items():
-        sizes = [row.scale_um for _, row in members if row.scale_um is not None and _positive(row.scale_um)]
+        sizes = [um for _, row in members if (um := _positive(row.scale_um)) is not None]
         um = math.exp(math.fsum(map(math.log, sizes)) / len(sizes)) if sizes else None
         groups.append(Group(um, power, consistent, tuple(members)))
     return groups
 
 
 def _positive(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) and value > 0 else None
+    """A number that a log axis can take; what is beyond DRAWN stands at its end."""
+    known = value is not None and math.isfinite(value) and value > 0
+    return min(max(value, DRAWN[0]), DRAWN[1]) if value is not None and known else None
 
 
 def _axis(values: Iterable[float | None], usual: tuple[float, float], start: float, end: float) -> _Axis:
