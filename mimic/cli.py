@@ -6,14 +6,9 @@ Heavy imports wait until a command runs: ``mimic --help`` must answer at once.
 from __future__ import annotations
 
 import glob
-import logging
-import math
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -22,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimic import __version__, cli_edit, cli_survey, settings
-from mimic.errors import InternalError, Interrupted, MimicError, OutputError, UsageError, VerificationFailed
+from mimic.cli_edge import edge
+from mimic.errors import MimicError, OutputError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
     from mimic.model import Options, Report
@@ -38,10 +34,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-log = logging.getLogger("mimic")
-
-TIDY_S = 5.0
-"""Further Ctrl-Cs count only after this: people press it twice, and tidying up takes a fraction of it."""
 
 
 class Macro(StrEnum):
@@ -389,84 +381,6 @@ def doctor(as_json: Json = False, log_file: LogFile = None) -> None:
         else:
             screen.findings(findings)
         raise typer.Exit(max(finding.exit_code for finding in findings))
-
-
-@contextmanager
-def edge(log_file: Path | None) -> Iterator[None]:
-    """Where every failure becomes one message and an exit code; a traceback goes to the log file only."""
-    from mimic import screen
-
-    with _interruptible():
-        try:
-            with _logging(log_file):
-                yield
-        except (KeyboardInterrupt, Interrupted):
-            screen.error("interrupted; nothing unfinished was left behind")
-            raise typer.Exit(Interrupted.exit_code) from None
-        except MimicError as error:
-            screen.error(error)
-            raise typer.Exit(error.exit_code) from None
-        finally:
-            bfclient = sys.modules.get("mimic.programs.bfclient")
-            if bfclient is not None:
-                bfclient.shutdown()
-
-
-@contextmanager
-def _logging(log_file: Path | None) -> Iterator[None]:
-    """Log into the file, if one is asked for; whatever nobody foresaw becomes an InternalError."""
-    handler = _handler(log_file)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    except (MimicError, typer.Exit, BrokenPipeError):
-        raise
-    except Exception as error:
-        log.exception("a bug in mimic")
-        text = f"a bug in mimic: {type(error).__name__}: {error}"
-        raise InternalError(text, remedy="Please report it, with the --log-file") from error
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-
-
-def _handler(log_file: Path | None) -> logging.Handler:
-    if log_file is None:
-        return logging.NullHandler()  # else Python prints warnings and tracebacks itself
-    try:
-        handler = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise UsageError(f"cannot be written as a log ({error.strerror})", log_file, "Name another") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    log.setLevel(logging.DEBUG)
-    return handler
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a conversion as Ctrl-C does; a second one must not end the tidying up.
-
-    What the caller has told to be ignored (nohup, a shell's background jobs) stays ignored.
-    """
-    last_s = -math.inf
-
-    def interrupt(*_: object) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s > TIDY_S:
-            last_s = time.monotonic()
-            raise KeyboardInterrupt
-
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in heard:
-            signal.signal(number, before[number])
 
 
 cli_survey.register(app, epilog=EPILOG)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimic import __version__
+from mimic.cli_edge import edge
 from mimic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ def edit(
     ] = None,
 ) -> None:
     """Change a slide's metadata in place, pixels untouched."""
-    from mimic.cli import edge
-
     with edge(log_file):
         from mimic import edit as edits
         from mimic import report, screen

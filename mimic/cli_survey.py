@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimic import settings
+from mimic.cli_edge import edge
 from mimic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def survey(
 
     Fast: no pixel is read. Broken files are rows with their error, and the exit code stays 0.
     """
-    from mimic import cli
 
-    with cli.edge(log_file):
+    with edge(log_file):
         from mimic import report, screen, survey_page
         from mimic import survey as surveys
 

@@ -12,19 +12,27 @@ ROOT = Path(__file__).resolve().parent.parent / "mimic"
 
 ROWS = """
     __main__
-    cli screen
+    cli cli_edge cli_edit cli_survey screen
     service
     executors requests doctor
     convert
     stream reread
     probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples \
-        mosaic structure edit report staging
+        mosaic structure edit editdraft edittext ifds tiffedit disk report staging
     programs
     model errors settings
 """
 """A module imports only from a lower row; the last is the lowest. A name stands for all that is below it."""
 
 SIDEWAYS = {
+    ("cli", "cli_edge"): "every command has the same edge",
+    ("cli", "cli_edit"): "a command is put on the app",
+    ("cli", "cli_survey"): "a command is put on the app",
+    ("cli_edit", "cli_edge"): "every command has the same edge",
+    ("cli_survey", "cli_edge"): "every command has the same edge",
+    ("cli_edge", "screen"): "failures are shown",
+    ("cli_edit", "screen"): "what comes out of a command is shown",
+    ("cli_survey", "screen"): "what comes out of a command is shown",
     ("cli", "screen"): "what comes out of a command is shown",
     ("probe", "sources"): "a source knows what its files are",
     ("sources", "structure"): "a damaged file is refused before a decoder paints it black",
@@ -45,6 +53,23 @@ SIDEWAYS = {
     ("streams", "sheets"): "a TIFF's directories, as found",
     ("wording", "sheets"): "a TIFF's directories, as found",
     ("sheets", "structure"): "one reader of TIFF directories is enough",
+    ("edit", "editdraft"): "what to write is worked out before a byte is written",
+    ("edit", "disk"): "one file, under a lock",
+    ("edit", "ifds"): "directories are compared with what was meant",
+    ("edit", "sheets"): "directories are read as the rules see them",
+    ("edit", "staging"): "an edited copy gets its name when it is whole",
+    ("edit", "svs"): "what the new description says",
+    ("edit", "tiffedit"): "how a crash is survived is a matter of its own",
+    ("edit", "wording"): "the description is compared with what was meant",
+    ("editdraft", "edittext"): "what a description becomes is a matter of its own",
+    ("editdraft", "ifds"): "directories are written again",
+    ("editdraft", "sheets"): "the part that a directory plays",
+    ("editdraft", "wording"): "an edit must not break a rule of descriptions",
+    ("edittext", "svs"): "the dialect is written in one place",
+    ("ifds", "structure"): "a reader that knows the end of the file",
+    ("tiffedit", "disk"): "one file, under a lock",
+    ("tiffedit", "ifds"): "directories are written again",
+    ("tiffedit", "structure"): "a reader that knows the end of the file",
     ("verify", "rules"): "what was written must keep them too",
     ("verify", "svs"): "the AppMag of a power",
     ("verify", "sheets"): "a TIFF's directories, as found",
@@ -78,9 +103,9 @@ DOORS = {
     "subprocess": {"programs.run", "programs.bfclient"},
     "jpype": {"programs.bfserver"},
     "pyvips": {"sources.vips"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_edge", "cli_edit", "cli_survey"},
     "rich": {"screen"},
-    "openslide": {"verify"},
+    "openslide": {"verify", "edit"},
     "distributed": set[str](),
 }
 """Libraries that are imported in one place only."""
