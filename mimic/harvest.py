@@ -146,8 +146,8 @@ def described(name: str, text: str) -> Iterator[Trace]:
         if len(text) <= MAX_TEXT_CHARS:
             yield Trace(name, text)
         for line in text.splitlines() if "\n" in text or len(text) > MAX_TEXT_CHARS else ():
-            key, sign, value = line.partition("=")
-            yield Trace(key.strip()[:40] if sign else name, (value if sign else line).strip()[:MAX_TEXT_CHARS])
+            _, sign, value = line.partition("=")
+            yield Trace(name, (value if sign else line).strip()[:MAX_TEXT_CHARS])
 
 
 def runs(raw: bytes) -> list[str]:
@@ -218,7 +218,8 @@ def _words(text: str) -> Iterator[Trace]:
     for pattern in (TAGGED, VALUED, ASSIGNED):
         for found in pattern.finditer(text):
             if IDENTIFYING.search(found[1]):
-                yield Trace(found[1].strip(), found[2].strip())
+                # a key in free text may be a name itself, and names of fields are told
+                yield Trace("text" if pattern is ASSIGNED else found[1].strip(), found[2].strip())
 
 
 # Other containers

@@ -57,7 +57,8 @@ def texts(profile: bytes) -> tuple[str, ...]:
             found.append(run.decode("ascii").strip())
         for run in re.findall(rb"(?:\x00[\x20-\x7e]){3,}", data[8:]):
             found.append(run.decode("utf-16-be").strip())
-    return tuple(dict.fromkeys(text for text in found if text))
+    # "enUS" is the language of a multi-localised text
+    return tuple(dict.fromkeys(text for text in found if text and not re.fullmatch("[a-z]{2}[A-Z]{2}", text)))
 
 
 def neutral(profile: bytes, called: str = NEUTRAL_NAME) -> bytes:

@@ -18,6 +18,10 @@ BLANK = 235
 
 GLASS_TOLERANCE = 40.0
 """Grey levels, of 255, by which label and glass differ at least: glass of a macro varies by 5 to 15."""
+GLASS_PERCENTILE = 90
+GLASS_MIN = 140
+FULL_HEIGHT = 0.8
+"""A label reaches across the slide, tissue has an outline."""
 LABEL_PART = (0.10, 0.45)
 """Part of the glass's length that a label takes: 22 mm of 76 mm, seen up to 0.35, and frames around it."""
 CROP_MIN_PART = 0.30
@@ -25,8 +29,10 @@ CROP_MIN_PART = 0.30
 MARGIN_PART = 0.03
 MATCH_ROWS_PX = 48
 MATCH_SCALES = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
-MATCH_LIMIT = 0.6
-"""Correlation of a label with its place in a macro; unrelated places stay below 0.5."""
+MATCH_LIMIT = 0.8
+"""Correlation of a label with its place in a macro is 0.9 and more; of tissue with a label up to 0.7."""
+MATCH_PART = 0.35
+"""Nearer to the middle there is tissue."""
 
 
 def read_file(path: Path) -> Pixels:
@@ -71,12 +77,18 @@ def without_label(macro: Pixels, label: Pixels | None) -> Pixels | None:
 
 
 def _label_ends(lying: Pixels) -> tuple[int, int]:
-    """Length in pixels of what is no glass at the left and at the right end; 0 where it is not a label's length."""
+    """Length in pixels of what is no glass at the left and at the right end; 0 where it is not a label's length.
+
+    Both are 0 when the brightest of the middle is not light enough for glass: a dark field shows labels otherwise.
+    """
     height, length = lying.shape[:2]
-    rows = lying[height // 5 : height - height // 5]
-    columns = np.median(rows, axis=0)
-    glass = np.median(columns[length // 3 : length - length // 3], axis=0)
-    other = np.abs(columns - glass).max(axis=1) > GLASS_TOLERANCE
+    rows = lying[height // 5 : height - height // 5].astype(np.int16)
+    middle = rows[:, length // 5 : length - length // 5]
+    # tissue may cover most of it, and never is brighter
+    glass = np.percentile(middle.reshape(-1, 3), GLASS_PERCENTILE, axis=0)
+    if glass.min() < GLASS_MIN:
+        return 0, 0
+    other = (np.abs(rows - glass).max(axis=2) > GLASS_TOLERANCE).mean(axis=0) > FULL_HEIGHT
     found = []
     for end in (other, other[::-1]):
         # a few stray columns (frame, shadow) do not end a label
@@ -88,7 +100,7 @@ def _label_ends(lying: Pixels) -> tuple[int, int]:
 
 def _found_at(start: Pixels, label: Pixels, *, mirrored: bool) -> bool:
     """Whether ``label``, turned any way, is seen in the first part of ``start``, which was mirrored or not."""
-    grey = _grey(start[:, : int(start.shape[1] * LABEL_PART[1])], MATCH_ROWS_PX)
+    grey = _grey(start[:, : int(start.shape[1] * MATCH_PART)], MATCH_ROWS_PX)
     for turn in range(4):
         turned = np.rot90(label, turn)
         picture = _grey(turned[:, ::-1] if mirrored else turned, MATCH_ROWS_PX)
