@@ -263,7 +263,7 @@ def _row(number: int, row: Row) -> str:
     area = row.width_px * row.height_px if row.width_px and row.height_px else None
     size = f"{row.width_px} x {row.height_px}" if area else ""
     lossy = {True: "lossy", False: "lossless", None: None}[row.lossy]
-    acquired = row.acquired.isoformat(" ") if row.acquired else ""
+    acquired = row.acquired.date().isoformat() if row.acquired else ""
     notes = "; ".join(filter(None, [row.error, row.doubt, *row.warnings]))
     cells = [
         _cell(row.file, small=notes, kind="name"),

@@ -18,8 +18,8 @@ from mimic.survey import Row
 WIDTH, HEIGHT = 960, 470
 LEFT, RIGHT, TOP, BOTTOM = 96, 936, 16, 396
 """Edges of the plot within the drawing; the lanes are outside of them."""
-LANE = 30
-"""Distance of a lane from the plot."""
+LANE_LEFT, LANE_BELOW = LEFT - 56, BOTTOM + 30
+"""Where slides stand that lack the number of the axis beside: beyond its ticks."""
 SCALES_UM = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 POWERS = (0.5, 1, 2, 4, 5, 10, 20, 40, 63, 100, 200, 500, 1000)
 USUAL = (0.1, 2.0), (4.0, 100.0)
@@ -109,8 +109,8 @@ def _axis(values: Iterable[float | None], usual: tuple[float, float], start: flo
 
 
 def _place(each: Group, across: _Axis, up: _Axis) -> tuple[float, float]:
-    x = LEFT - LANE if each.um is None else across(each.um)
-    y = BOTTOM + LANE if each.power is None else up(each.power)
+    x = LANE_LEFT if each.um is None else across(each.um)
+    y = LANE_BELOW if each.power is None else up(each.power)
     return x, y
 
 
@@ -164,11 +164,11 @@ def _lanes(groups: Iterable[Group]) -> str:
     """Names of the lanes that are used; each lane is a dashed line."""
     groups, parts = tuple(groups), []
     if any(each.power is None for each in groups):
-        y = BOTTOM + LANE
+        y = LANE_BELOW
         parts.append(f'<line class="lane" x1="{LEFT}" x2="{RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text class="note" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">none stated</text>')
     if any(each.um is None for each in groups):
-        x = LEFT - LANE
+        x = LANE_LEFT
         parts.append(f'<line class="lane" x1="{x}" x2="{x}" y1="{TOP}" y2="{BOTTOM}"/>')
         parts.append(f'<text class="note" x="{x}" y="{TOP - 4}" text-anchor="middle">no scale</text>')
     return "".join(parts)

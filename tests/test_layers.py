@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent / "mimic"
 
 ROWS = """
     __main__
-    cli cli_edge cli_edit cli_survey screen
+    cli cli_edge cli_edit cli_survey screen screen_info screen_survey
     service
-    executors requests doctor
+    executors requests doctor survey survey_plot survey_page
     convert
-    stream reread
-    probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples \
+    stream reread peek
+    probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples coding jpegquality \
         mosaic structure edit editdraft edittext ifds tiffedit disk report staging
     programs
     model errors settings
@@ -34,6 +34,18 @@ SIDEWAYS = {
     ("cli_edit", "screen"): "what comes out of a command is shown",
     ("cli_survey", "screen"): "what comes out of a command is shown",
     ("cli", "screen"): "what comes out of a command is shown",
+    ("cli_survey", "screen_info"): "what comes out of a command is shown",
+    ("cli_survey", "screen_survey"): "what comes out of a command is shown",
+    ("screen_info", "screen"): "one place prints",
+    ("screen_survey", "screen"): "one place prints",
+    ("survey_page", "survey"): "a survey as a page",
+    ("survey_page", "survey_plot"): "the plot on the page",
+    ("survey_plot", "survey"): "rows as marks",
+    ("coding", "jpegquality"): "the quality of a tile's tables",
+    ("coding", "sheets"): "a TIFF's directories, as found",
+    ("coding", "streams"): "a JPEG's segments",
+    ("coding", "structure"): "the containers' own directories",
+    ("jpegquality", "streams"): "a JPEG's segments",
     ("probe", "sources"): "a source knows what its files are",
     ("sources", "structure"): "a damaged file is refused before a decoder paints it black",
     ("sources", "ome"): "Bio-Formats tells its facts as OME-XML",
@@ -92,6 +104,9 @@ PURE = (
     "scenes",
     "samples",
     "wording",
+    "jpegquality",
+    "survey_page",
+    "survey_plot",
 )
 IMPURE = frozenset(
     (
@@ -104,7 +119,7 @@ DOORS = {
     "jpype": {"programs.bfserver"},
     "pyvips": {"sources.vips"},
     "typer": {"cli", "cli_edge", "cli_edit", "cli_survey"},
-    "rich": {"screen"},
+    "rich": {"screen", "screen_info", "screen_survey"},
     "openslide": {"verify", "edit"},
     "distributed": set[str](),
 }
