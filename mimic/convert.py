@@ -14,6 +14,7 @@ from typing import cast
 from mimic import (
     __version__,
     colour,
+    copyproof,
     encode,
     icc,
     merge,
@@ -216,6 +217,7 @@ class _Job:
         if self.plan.coded is not None:
             with closing(passthrough.open_tiles(self.plan)) as tiles:
                 return passthrough.write_levels(self.plan, tiles, writer, watch=self._tick)
+        passthrough.refuse_misread(self.plan)
         with self._scan() as reader:
             return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
 
@@ -333,7 +335,7 @@ class _Job:
     def _verify_copied(self, structure: tuple[Check, ...]) -> tuple[Check, ...]:
         """Copied tiles against the source's; what does not decode among them is the source's damage."""
         with closing(passthrough.open_tiles(self.plan)) as tiles, self._reader(self.plan.image_index) as reader:
-            checks = passthrough.checks(self.staged, self.plan, tiles, reader, watch=self._tick)
+            checks = copyproof.checks(self.staged, self.plan, tiles, reader, watch=self._tick)
         if not verify.failed(checks):
-            passthrough.blame(structure, self.plan)
+            copyproof.blame(structure, self.plan)
         return checks

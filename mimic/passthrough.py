@@ -1,32 +1,27 @@
-"""Compressed tiles copied as they are: written, with the lower levels that the source lacks, and proved.
+"""Compressed tiles copied as they are, with the lower levels that the source lacks made from them.
 
 The counterpart of ``stream.write_levels`` for plans that have ``coded``. Each tile's header is checked before it is
-written; in the finished file each one is compared with the source's, byte by byte.
+written; ``copyproof`` compares the finished file with the source.
 """
 
 from __future__ import annotations
 
-import io
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from importlib import import_module
-from pathlib import Path
 from typing import cast
 
 import imagecodecs
 import numpy as np
-import openslide
 import PIL.Image
 import simplejpeg  # type: ignore[import-untyped]
 
-from mimic import encode, jpegs, pyramid, sheets, verify
-from mimic.errors import BadInput, InternalError
-from mimic.model import Box, Check, Coded, CodedTile, Pixels, Plan, Progress, Tool
+from mimic import encode, jpegs, pyramid
+from mimic.errors import BadInput, InternalError, Unsupported
+from mimic.model import Box, Coded, CodedTile, Image, Pixels, Plan, Progress, Slide, Tool
 from mimic.pyramid import Pyramid, TilePixels
-from mimic.sources import PixelReader, TileReader
+from mimic.sources import TileReader
 from mimic.structure.reader import COPY_AGAIN
 from mimic.writer import TiffWriter
 
@@ -41,12 +36,6 @@ TAIL_BYTES = 64
 """A JPEG's end mark is followed by padding at most."""
 J2K_FLOOR_DB = 30
 """OpenJPEG aims at a PSNR: 40 dB for quality 80, a little more than JPEG has there."""
-SAMPLES, ASKED = 64, 8
-"""Tiles compared with what Pillow decodes, and those of them with what the source's ordinary reader gives."""
-EXACT_DB, COLOURS_DB, COLOURS_MEAN = 45.0, 30.0, 2.0
-"""Two decoders of one tile agree to rounding; another library may smooth halved chroma in another way (35 dB at hard
-edges), but a mistaken colour space gives 15 dB and moves a mean by tens."""
-
 Watch = Callable[[Progress], None]
 Place = tuple[int, int]
 """Column and row of a tile."""
@@ -54,13 +43,27 @@ Place = tuple[int, int]
 
 def open_tiles(plan: Plan) -> TileReader:
     """A reader of the tiles that the plan copies, by the index of its levels."""
-    module = import_module(f"mimic.sources.{_coded(plan).source}")
-    return cast(TileReader, module.open_tiles(plan.slide, plan.image, _coded(plan)))
+    module = import_module(f"mimic.sources.{coded_of(plan).source}")
+    return cast(TileReader, module.open_tiles(plan.slide, plan.image, coded_of(plan)))
 
 
 def tools(plan: Plan) -> tuple[Tool, ...]:
     """The libraries that read compressed tiles."""
-    return cast(tuple[Tool, ...], import_module(f"mimic.sources.{_coded(plan).source}").tools())
+    return cast(tuple[Tool, ...], import_module(f"mimic.sources.{coded_of(plan).source}").tools())
+
+
+def misread(slide: Slide, image: Image) -> str | None:
+    """Why the slide's ordinary source would give wrong pixels for ``image``, if that is known."""
+    if slide.format != "DICOM" or slide.source not in ("bioformats", "bfconvert"):
+        return None
+    return cast(str | None, import_module("mimic.sources.dicom").misread(slide, image))
+
+
+def refuse_misread(plan: Plan) -> None:
+    """Raises Unsupported for a slide that may be copied and not decoded: its ordinary source would not notice."""
+    if reason := misread(plan.slide, plan.image):
+        remedy = "Leave out what keeps its tiles from being copied, or rewrite it with one fragment a frame in one file"
+        raise Unsupported(f"it cannot be decoded: {reason}", plan.slide.path, remedy)
 
 
 def write_levels(plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Watch) -> Pixels:
@@ -107,12 +110,12 @@ def white_tile(plan: Plan) -> bytes:
 
 def shared_tables(plan: Plan) -> bytes | None:
     """Tag 347 of the levels that are made; None when their tiles are whole."""
-    return encode.jpeg_tables(plan.quality) if _coded(plan).jpeg_tables else None
+    return encode.jpeg_tables(plan.quality) if coded_of(plan).jpeg_tables else None
 
 
 def strip(plan: Plan, pixels: Pixels) -> bytes:
     """A thumbnail or macro as JPEG, with the photometric and the subsampling of the tiles."""
-    subsampling = _coded(plan).subsampling
+    subsampling = coded_of(plan).subsampling
     if subsampling not in (None, (2, 2)):
         return _jpeg_422(pixels, plan.quality)
     return encode.jpeg(pixels, quality=plan.quality, profile=plan.profile)
@@ -122,7 +125,7 @@ class _Guard:
     """Refuses a tile whose header is not what the plan says."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self._coded = plan, _coded(plan)
+        self._plan, self._coded = plan, coded_of(plan)
         self._known: list[bytes] = []
 
     def check(self, data: bytes, level: int, place: Place) -> None:
@@ -206,7 +209,7 @@ class _Below:
 
 def reduced(plan: Plan, data: bytes, level: int, place: Place, factor: int) -> Pixels:
     """A tile decoded and averaged over ``factor`` x ``factor`` pixels. Raises BadInput for damage, with its place."""
-    coded = _coded(plan)
+    coded = coded_of(plan)
     try:
         if coded.compression != jpegs.JPEG:
             return pyramid.area_average(_from_codestream(data, coded), factor, factor)
@@ -236,7 +239,7 @@ def _made_tile(plan: Plan, pixels: Pixels) -> bytes:
 
 def _encoded(plan: Plan, pixels: Pixels) -> bytes:
     """A tile in the format of the copied ones, with its own tables."""
-    coded = _coded(plan)
+    coded = coded_of(plan)
     if coded.compression == jpegs.JPEG:
         return strip(plan, pixels)
     if coded.compression == jpegs.J2K_YCC:
@@ -254,127 +257,8 @@ def _jpeg_422(pixels: Pixels, quality: int) -> bytes:
     )
 
 
-def checks(path: Path, plan: Plan, tiles: TileReader, reader: PixelReader, *, watch: Watch) -> tuple[Check, ...]:
-    """Every copied tile of the finished file against the source's bytes, and pixels as three readers decode them.
-
-    ``reader`` is the source's ordinary one, opened anew: the copied tiles must show what it reads.
-    """
-    layout = sheets.read(path)
-    chosen = list(places(plan, 0)) if plan.verify == "full" else _chosen(layout.sheets[0])
-    there = [place for place in chosen if tiles.tile(0, *place) is not None]
-    return (
-        _identity(layout, plan, tiles, watch=watch),
-        _decoded(path, plan, tiles, there),
-        _as_read(path, plan, reader, there[:: max(1, -(-len(there) // ASKED))]),
-    )
-
-
-def blame(structure: tuple[Check, ...], plan: Plan) -> None:
-    """Raises BadInput for a copied tile that does not decode: it is the source's, bit by bit."""
-    copied = ("IFD0 ", *(f"IFD{index + 1} " for index in range(1, plan.copied_levels)))
-    for check in structure:
-        if check.name == "tiles decode" and not check.passed and check.measured.startswith(copied):
-            raise BadInput(f"one of its tiles is damaged: {check.measured}", plan.slide.path, COPY_AGAIN)
-
-
-def _identity(layout: sheets.Layout, plan: Plan, tiles: TileReader, *, watch: Watch) -> Check:
-    """One check that each copied tile has the source's bytes; those it has not are white."""
-    wrong: list[str] = []
-    blank, count, missing = white_tile(plan), 0, 0
-    total_px = sum(level.width_px * level.height_px for level in plan.levels[: plan.copied_levels])
-    try:
-        with layout.path.open("rb") as file:
-            for level, sheet in enumerate(layout.tiled()[: plan.copied_levels]):
-                for index, (column, row) in enumerate(places(plan, level)):
-                    file.seek(int(sheet.offsets[index]))
-                    found, wanted = file.read(int(sheet.counts[index])), tiles.tile(level, column, row)
-                    missing, count = missing + (wanted is None), count + 1
-                    if found != (blank if wanted is None else wanted):
-                        wrong.append(f"{sheet.name} tile {column},{row}")
-                    if column == 0:
-                        watch(Progress("compare", min(total_px, count * plan.tile_px**2), total_px))
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror or error}", layout.path) from error
-    measured = f"{count - missing} of {count} identical" + (f", {missing} missing and white" if missing else "")
-    return sheets.rule("copied tiles", wrong, measured=measured, expected="every tile has the source's bytes")
-
-
-def _chosen(sheet: sheets.Sheet) -> list[Place]:
-    """The largest tile, in bytes, of each cell of a grid over level 0: where there is something to see."""
-    columns, rows = sheet.grid
-    across = max(1, min(columns, round(math.sqrt(SAMPLES * columns / rows))))
-    down = max(1, min(rows, -(-SAMPLES // across)))
-    best: dict[Place, tuple[int, Place]] = {}
-    for index, count in enumerate(sheet.counts.tolist()):
-        row, column = divmod(index, columns)
-        cell = (column * across // columns, row * down // rows)
-        if cell not in best or count > best[cell][0]:
-            best[cell] = count, (column, row)
-    return sorted((place for _, place in best.values()), key=lambda place: (place[1], place[0]))
-
-
-def _decoded(path: Path, plan: Plan, tiles: TileReader, chosen: list[Place]) -> Check:
-    """What OpenSlide reads at some places against what Pillow decodes from the source's tiles there."""
-    expected = f"OpenSlide reads what Pillow decodes, within {EXACT_DB:g} dB"
-    wrong, worst = [], 99.0
-    try:
-        with closing(openslide.OpenSlide(path)) as slide:
-            for column, row in chosen:
-                box = _box(plan, (column, row))
-                seen = _region(slide, box)
-                truth = _by_pillow(plan, tiles.tile(0, column, row) or b"")[: box.height_px, : box.width_px]
-                worst = min(worst, psnr := verify.psnr_db(seen, truth))
-                if psnr < EXACT_DB:
-                    wrong.append(f"tile {column},{row}: {psnr:.1f} dB")
-    except (openslide.OpenSlideError, OSError, ValueError) as error:
-        return Check("copied pixels", False, str(error), expected)
-    if not chosen:
-        return Check("copied pixels", False, "no tile to compare", expected)
-    return sheets.rule("copied pixels", wrong, measured=f"{len(chosen)} tiles, worst {worst:.1f} dB", expected=expected)
-
-
-def _as_read(path: Path, plan: Plan, reader: PixelReader, chosen: list[Place]) -> Check:
-    """What OpenSlide reads against what the source's ordinary reader gives: the same place, the same colours."""
-    expected = f"OpenSlide reads what {plan.slide.source} reads from the source (else use --passthrough never)"
-    wrong, worst = [], 99.0
-    try:
-        with closing(openslide.OpenSlide(path)) as slide:
-            for place in chosen:
-                box = _box(plan, place)
-                seen, truth = _region(slide, box), reader.read(box)
-                worst = min(worst, psnr := verify.psnr_db(seen, truth))
-                moved = float(np.abs(seen.mean((0, 1)) - truth.mean((0, 1))).max())
-                if psnr < COLOURS_DB or moved > COLOURS_MEAN:
-                    wrong.append(f"tile {place[0]},{place[1]}: {psnr:.1f} dB, mean colour off by {moved:.1f}")
-    except openslide.OpenSlideError as error:
-        return Check("colours and places", False, str(error), expected)
-    return sheets.rule(
-        "colours and places", wrong, measured=f"{len(chosen)} tiles, worst {worst:.1f} dB", expected=expected
-    )
-
-
-def _box(plan: Plan, place: Place) -> Box:
-    size, tile_px = plan.levels[0], plan.tile_px
-    x_px, y_px = place[0] * tile_px, place[1] * tile_px
-    return Box(x_px, y_px, min(tile_px, size.width_px - x_px), min(tile_px, size.height_px - y_px))
-
-
-def _region(slide: openslide.OpenSlide, box: Box) -> Pixels:
-    region = slide.read_region((box.x_px, box.y_px), 0, (box.width_px, box.height_px))
-    return np.ascontiguousarray(np.asarray(region)[..., :3])
-
-
-def _by_pillow(plan: Plan, data: bytes) -> Pixels:
-    coded = _coded(plan)
-    stream = data
-    if coded.compression == jpegs.JPEG:
-        stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
-    with PIL.Image.open(io.BytesIO(stream)) as picture:
-        mixed = coded.compression == jpegs.J2K_YCC
-        return np.asarray((PIL.Image.merge("YCbCr", picture.split()) if mixed else picture).convert("RGB"))
-
-
-def _coded(plan: Plan) -> Coded:
+def coded_of(plan: Plan) -> Coded:
+    """What the plan copies."""
     if plan.coded is None:
         raise InternalError("a plan that copies nothing came to passthrough", plan.slide.path)
     return plan.coded

@@ -61,6 +61,7 @@ def coded(slide: Slide) -> Slide:
         return replace(slide, coded=tiff.coded(slide, slide.scans()[0]))
     if kind == "dicom":
         dicom = import_module("mimic.sources.dicom")  # pydicom takes a third of a second
+        slide = replace(slide, files=dicom.members(slide))
         return replace(slide, coded=dicom.coded(slide, slide.scans()[0]))
     return slide
 
