@@ -32,7 +32,16 @@ MAX_VALUES = 4000
 SAFE_SVS_KEYS = frozenset(
     (
         *("appmag", "mpp", "stripewidth", "left", "top", "linecameraskew", "lineareaxoffset", "lineareayoffset"),
-        *("focus offset", "originalwidth", "originalheight", "filtered", "offsetz", "totaldepth", "displaycolor"),
+        *(
+            "focus offset",
+            "originalwidth",
+            "originalheight",
+            "filtered",
+            "offsetz",
+            "totaldepth",
+            "displaycolor",
+            "edited",
+        ),
         *("exposure time", "exposure scale", "gamma", "converter", "source format", "mpp source", "appmag source"),
         *("objective power", "deidentified", "rendering", "icc profile"),
     )
@@ -139,10 +148,12 @@ def needles(found: Iterable[str]) -> dict[Needle, str]:
     """The bytes of each token in every coding that a file may have: UTF-8, Latin-1, UTF-16, percent, base64."""
     made: dict[Needle, str] = {}
     for token in found:
-        lower = token.lower()
-        plain = {lower.encode("utf-8", "surrogateescape"), lower.encode("latin-1", "ignore")}
+        cases = {token, token.lower(), token.upper()}  # lower() of bytes changes ASCII letters only
+        plain = {case.encode("utf-8", "surrogateescape").lower() for case in cases}
+        plain |= {case.encode("latin-1").lower() for case in cases if all(char <= "\xff" for char in case)}
         # both byte orders of ASCII letters hold "a\0b\0c"
-        wide = {lower.encode(f"utf-16-{end}", "surrogatepass").strip(b"\0") for end in ("le", "be")}
+        ends = ("utf-16-le", "utf-16-be")
+        wide = {case.encode(end, "surrogatepass").lower().strip(b"\0") for case in cases for end in ends}
         for data in plain | wide:
             if len(data) >= MIN_CHARS:
                 made.setdefault(Needle(data, len(data) >= MIN_CODED_BYTES), token)

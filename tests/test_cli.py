@@ -105,7 +105,7 @@ def test_version() -> None:
         ("convert",),
         ("convert", "--frob", "x"),
         ("convert", "x", "-q", "high"),
-        ("convert", "x", "--label", "burn"),
+        ("convert", "x", "--macro", "burn"),
         ("convert", "x", "--verify", "none"),
         ("info",),
         ("info", "a", "b"),
@@ -121,6 +121,7 @@ def test_usage(argv: tuple[str, ...]) -> None:
     ("argv", "words"),
     [
         (("-q", "0"), "quality 0"),
+        (("--label", "burn"), "neither a wish nor a file"),
         (("-q", "101"), "quality 101"),
         (("--tile", "250"), "tile size 250"),
         (("--downsample", "3"), "2 or 4"),
@@ -347,7 +348,15 @@ def test_deadline(tmp_path: Path) -> None:
 def test_info() -> None:
     done = mimic("info", SAMPLE_CZI)
     assert done.code == 0 and done.err == ""
-    for word in ("Zeiss CZI", "3072 x 2304", "scale 0.22 x 0.22 um/px", "objective 40x", "label", "macro", "387 x 463"):
+    for word in (
+        "Zeiss CZI",
+        "3072 x 2304",
+        "0.22 x 0.22 um/px",
+        "NominalMagnification",
+        "label",
+        "macro",
+        "387 x 463",
+    ):
         assert word in done.out, word
     told = json.loads(mimic("info", SAMPLE_CZI, "--json").out)
     assert told["images"][0]["scale"]["x_um"] == pytest.approx(0.22) and told["images"][0]["objective"]["power"] == 40
