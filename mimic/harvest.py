@@ -281,7 +281,7 @@ def _inflated(raw: bytes) -> bytes:
 
 def jpeg(data: tifffields.Buffer) -> Iterator[Trace]:
     """What a JPEG's comments and application segments say, up to its first scan."""
-    at = 2
+    at, profile = 2, b""
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
         (length,) = struct.unpack_from(">H", data, at + 2)
         code, raw = data[at + 1], data[at + 4 : at + 2 + length]
@@ -292,10 +292,11 @@ def jpeg(data: tifffields.Buffer) -> Iterator[Trace]:
         elif code == 0xE1 and b"<" in raw[:100]:
             yield from xml(raw[raw.index(b"<") :])
         elif code == 0xE2 and raw.startswith(b"ICC_PROFILE\0"):
-            yield from (Trace("ICC profile", text) for text in runs(raw[14:]))
+            profile += raw[14:]
         elif 0xE0 < code < 0xF0 and code != 0xEE:
             yield from (Trace(f"JPEG APP{code - 0xE0}", text) for text in runs(raw))
         at += 2 + length if code != 0xFF else 1
+    yield from (Trace("ICC profile", text) for text in icc.texts(profile))
 
 
 def _webp(data: mmap.mmap) -> Iterator[Trace]:

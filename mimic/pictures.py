@@ -22,6 +22,8 @@ GLASS_PERCENTILE = 90
 GLASS_MIN = 140
 FULL_HEIGHT = 0.8
 """A label reaches across the slide, tissue has an outline."""
+EDGE_PART, EDGE_SHARE = 0.02, 0.2
+"""So far behind a label's edge no more than that share of a column is other than glass: the edge is straight."""
 LABEL_PART = (0.10, 0.45)
 """Part of the glass's length that a label takes: 22 mm of 76 mm, seen up to 0.35, and frames around it."""
 CROP_MIN_PART = 0.30
@@ -88,13 +90,15 @@ def _label_ends(lying: Pixels) -> tuple[int, int]:
     glass = np.percentile(middle.reshape(-1, 3), GLASS_PERCENTILE, axis=0)
     if glass.min() < GLASS_MIN:
         return 0, 0
-    other = (np.abs(rows - glass).max(axis=2) > GLASS_TOLERANCE).mean(axis=0) > FULL_HEIGHT
+    shares = (np.abs(rows - glass).max(axis=2) > GLASS_TOLERANCE).mean(axis=0)
     found = []
-    for end in (other, other[::-1]):
+    for share in (shares, shares[::-1]):
+        end = share > FULL_HEIGHT
         # a few stray columns (frame, shadow) do not end a label
         smooth = np.convolve(np.pad(end.astype(float), 4, mode="edge"), np.full(9, 1 / 9), mode="valid") > 0.5
         run = int(np.argmin(smooth)) if not smooth.all() else length
-        found.append(run if LABEL_PART[0] <= run / length <= LABEL_PART[1] else 0)
+        sharp = LABEL_PART[0] <= run / length <= LABEL_PART[1] and share[run + int(EDGE_PART * length)] < EDGE_SHARE
+        found.append(run if sharp else 0)
     return found[0], found[1]
 
 

@@ -153,6 +153,6 @@ def test_tissue_over_most_of_the_glass_is_not_taken_for_glass() -> None:
     left = pictures.without_label(made, writing())
     assert left is not None and np.array_equal(left, made[:, -left.shape[1] :])
     reaching = macro()  # a white label, and tissue that reaches the other edge of the glass
-    reaching[60:380, 900:] = (190, 90, 150)
-    reaching[np.tri(431, 1280, k=850, dtype=bool)] = 230
+    rows, columns = np.mgrid[:431, :1280]
+    reaching[(rows - 215) ** 2 + (columns - 1150) ** 2 < 200**2] = (190, 90, 150)
     assert pictures.without_label(reaching, np.full((400, 380, 3), 230, np.uint8)) is None
