@@ -310,7 +310,8 @@ def _decide_profile(slide: Slide, options: Options, why: _Why, *, rendered: bool
     if options.icc == "srgb":
         why.say("colours are taken to sRGB by the file's own colour profile, as --icc srgb asks; not label and macro")
     else:
-        why.say(f"the file's colour profile ({len(profile)} bytes) is kept")
+        bare = ", without the texts in it" if options.deidentify else ""
+        why.say(f"the file's colour profile ({len(profile)} bytes) is kept{bare}")
     return profile
 
 
