@@ -6,6 +6,7 @@ Sources: PS3.3 C.7.6.16, C.7.6.17, C.8.12.4, C.8.12.6; PS3.5 A.4.
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from pydicom.errors import InvalidDicomError
 
 from mimic.errors import BadInput
 from mimic.structure.reader import COPY_AGAIN, Input
+
+logging.getLogger("pydicom").setLevel(logging.ERROR)  # what it warns of ends as a BadInput, or does not matter
 
 ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 PYDICOM_ERRORS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,6 +190,9 @@ def write_dicom(
     streams = list(frames.values())
     if table == "extended":
         found.PixelData, found.ExtendedOffsetTable, found.ExtendedOffsetTableLengths = encapsulate_extended(streams)
+    elif b"" in streams:  # pydicom will not write an empty frame
+        items = (struct.pack("<HHI", 0xFFFE, 0xE000, len(data) + len(data) % 2) + data for data in (b"", *streams))
+        found.PixelData = b"".join(item + b"\0" * (len(item) % 2) for item in items)
     else:
         found.PixelData = encapsulate(streams, fragments_per_frame=fragments, has_bot=table == "basic")
     found["PixelData"].VR = "OB"
