@@ -29,6 +29,7 @@ from mimic import (
     rules,
     sources,
     staging,
+    stored,
     stream,
     svs,
     verify,
@@ -174,6 +175,7 @@ class _Job:
             written = self._write(keeper)
             converted = time.monotonic()
             checks = self._verify(keeper.samples())
+            checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
         except (BadInput, OutputError) as error:
             if error.path != self.staged:
                 raise

@@ -5,17 +5,17 @@
 
 Every slide is cut at even points, and overwritten at random places, one damage a file: a byte, 4 KiB of zeros, 4 KiB of
 noise. What is converted nevertheless is compared with the conversion of the undamaged slide, pixel by pixel. The seed
-makes it repeatable. The NDPI is made from the one that MIMIC_CORPUS holds; without it there is none.
+makes it repeatable.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 import random
+import re
 import shutil
-import struct
 import sys
 import tempfile
 import time
@@ -30,22 +30,37 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from mimic import settings
 from mimic.convert import convert
 from mimic.errors import MimicError
 from mimic.model import Options, Request
-from tools.make_samples import make_sample
+from tools.make_samples import (
+    CZI_DIMENSION,
+    CZI_SEGMENT,
+    MPP_UM,
+    RGB,
+    SubBlock,
+    build_czi,
+    czi_xml,
+    histology,
+    macro_picture,
+    make_sample,
+    read_subblocks,
+    reduced,
+    to_jpeg_xr,
+)
 
 SIZE_PX = 1000
 BLOCK_BYTES = 4096
 DEADLINE_S = 60.0
 BLACK_PX = 64
 """A square of zeros of this side, where the undamaged slide is not black, is a dead block."""
-CORPUS_NDPI = "ndpi/test3-TRITC 2 (560).ndpi"
-NDPI_FROM = 2
-"""The first directory of the corpus' NDPI that is kept: 992 x 1216 px instead of 3968 x 4864."""
+NDPI_PX = (2304, 512)
+"""Wider than 2048 px: Bio-Formats then decodes each row of blocks on its own, as in real slides."""
 KINDS = ("byte", "zeros", "noise")
 FORMATS = ("czi", "dicom", "ndpi", "svs")
 EXIT_CODES = (2, 3, 4, 5, 6, 7, 8, 9)
@@ -85,41 +100,68 @@ def write_slides(folder: Path, formats: Iterable[str]) -> dict[str, Path]:
         place = folder / name
         place.mkdir(parents=True)
         if name == "ndpi":
-            corpus = os.environ.get("MIMIC_CORPUS")
-            if corpus:
-                (place / "slide.ndpi").write_bytes(small_ndpi((Path(corpus) / CORPUS_NDPI).read_bytes()))
-                made[name] = place / "slide.ndpi"
+            made[name] = place / "slide.ndpi"
+            write_ndpi(made[name], histology(*NDPI_PX))
             continue
         sample = make_sample({"czi": "czi_jpegxr"}.get(name, name), place, size_px=SIZE_PX)
+        if name == "czi":
+            add_pyramid(sample.path, sample.pixels)
         made[name] = sample.path.parent if name == "dicom" else sample.path
     return made
 
 
-def small_ndpi(raw: bytes) -> bytes:
-    """The lower directories of an NDPI below 4 GiB as an NDPI of their own: bytes are kept, offsets moved."""
-    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8, 11: 4, 12: 8}
-    at, directories = struct.unpack_from("<I", raw, 4)[0], []
-    while at:
-        directories.append(at)
-        at = struct.unpack_from("<I", raw, at + 2 + 12 * struct.unpack_from("<H", raw, at)[0])[0]
-    kept = directories[NDPI_FROM:]
-    places = set(kept)
-    pointers = []  # positions of offsets
-    for at in kept:
-        count = struct.unpack_from("<H", raw, at)[0]
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind, number, value = struct.unpack_from("<HHII", raw, entry)
-            if tag == 273 or sizes.get(kind, 1) * number > 4:
-                pointers.append(entry + 8)
-                places.add(value)
-        pointers.append(at + 2 + 12 * count)
-    start = min(places)
-    out = bytearray(raw[:8] + raw[start:])
-    for at in pointers:
-        value = struct.unpack_from("<I", raw, at)[0]
-        struct.pack_into("<I", out, at - start + 8, value - start + 8 if value else 0)
-    struct.pack_into("<I", out, 4, kept[0] - start + 8)
-    return bytes(out)
+def add_pyramid(path: Path, pixels: RGB) -> None:
+    """Give a CZI lower levels, each one subblock over the whole picture, as scanners write them."""
+    raw = path.read_bytes()
+    blocks = read_subblocks(raw)
+    for factor in (2, 4):
+        small = reduced(pixels, factor)
+        height, width = small.shape[:2]
+        sizes = {b"X": (width * factor, width), b"Y": (height * factor, height)}
+        dimensions = b""
+        for name, *rest in (
+            CZI_DIMENSION.unpack_from(blocks[0].dimensions, at) for at in range(0, len(blocks[0].dimensions), 20)
+        ):
+            if name.rstrip(b"\0") != b"M":
+                size, kept = sizes.get(name.rstrip(b"\0"), (rest[1], rest[3]))
+                dimensions += CZI_DIMENSION.pack(name, 0, size, 0.0, kept)
+        schema, pixel_type, _, part, _, pyramid, _ = blocks[0].entry
+        entry = (schema, pixel_type, 0, part, 0, b"\2" + pyramid[1:], len(dimensions) // CZI_DIMENSION.size)
+        block = SubBlock(entry, dimensions, b"", np.ascontiguousarray(small[..., ::-1]).tobytes())
+        blocks.append(to_jpeg_xr(block, 1.0))
+    xml = czi_xml(pixels.shape[1], pixels.shape[0], len(blocks))
+    path.write_bytes(build_czi(raw[: CZI_SEGMENT.size + 512], blocks, xml))
+
+
+def write_ndpi(path: Path, pixels: RGB) -> None:
+    """An NDPI as Hamamatsu lays it out: each level one JPEG strip, with a restart marker after every row of blocks and
+    their places in a tag, then the macro. Bio-Formats then reads strips that way only above 2048 px."""
+
+    def strip(picture: RGB) -> tuple[bytes, list[int]]:
+        coded = io.BytesIO()
+        Image.fromarray(picture).save(coded, "JPEG", quality=90, subsampling="4:4:4", restart_marker_rows=1)
+        raw = coded.getvalue()
+        at = raw.index(b"\xff\xda")
+        starts = [at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")]
+        starts += [found.end() for found in re.finditer(rb"\xff[\xd0-\xd7]", raw[starts[0] :])]
+        return raw, [starts[0], *(starts[0] + start for start in starts[1:])]
+
+    with tifffile.TiffWriter(path, byteorder="<") as file:
+        for picture, lens in (
+            (pixels, 40.0),
+            (reduced(pixels, 2), 20.0),
+            (reduced(pixels, 4), 10.0),
+            (macro_picture(pixels), -1.0),
+        ):
+            raw, starts = strip(picture)
+            density = 10000 / MPP_UM * (lens / 40 if lens > 0 else 0.01)
+            tags = [(65420, 4, 1, 1, True), (65421, 11, 1, lens, True), (65426, 4, len(starts), starts, True)]
+            tags += [(271, 2, 0, "Hamamatsu", True), (272, 2, 0, "C9600-12", True)]
+            file.write(
+                iter([raw]), shape=picture.shape, dtype=np.uint8, photometric="ycbcr", compression="jpeg",
+                subsampling=(1, 1), rowsperstrip=picture.shape[0], resolution=(density, density),
+                resolutionunit="CENTIMETER", metadata=None, software=False, extratags=tags,
+            )  # fmt: skip
 
 
 def members(slide: Path) -> list[Path]:

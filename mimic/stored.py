@@ -1,0 +1,207 @@
+"""Level 0 against the lower level that the source itself holds of the same place.
+
+JPEG, JPEG-XR and JPEG 2000 carry no checksums: a changed byte can decode to plausible pixels, without a warning. But a
+scanner wrote most slides twice, at two resolutions, and damage seldom hits both alike. So what was written as level 0
+is averaged and compared with the source's own lower level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from mimic import jpegs, sheets
+from mimic.errors import BadInput
+from mimic.model import Box, Check, Coded, Level, Pixels, Plan
+from mimic.settings import Settings
+from mimic.sheets import Sheet
+from mimic.sources import TileReader
+from mimic.structure.reader import COPY_AGAIN
+
+COMPRESSION, PHOTOMETRIC, JPEG = 259, 262, 7
+UNIT_PX = 8
+"""A JPEG's own blocks: libjpeg gives their means without computing any pixel."""
+CELL = 4
+"""Units a side of what is compared: 32 px of level 0, 8 px of a level four times smaller."""
+FACTORS = (4, 8, 2, 16, 32)
+"""Between level 0 and the lower level, best first: smaller ones cost more to read, larger ones see less."""
+FACTOR_TOLERANCE = 0.01
+UNREADABLE = frozenset(("DICOM",))
+"""Bio-Formats 7.3.1 fails (arraycopy) on lower levels of a DICOM whose size is no multiple of the tile."""
+TOLERANCE = 16.0
+"""Grey levels by which the mean colour of a cell may differ. Seen in sound slides: at most 6.0 (the corpus and the
+samples; CZI, DICOM, NDPI, OME-TIFF, SVS); a changed byte moves the rest of its JPEG tile by tens."""
+SPREAD = 8
+"""Where a scanner's lower levels are shifted or sharpened, all cells differ more: so many times the 90th percentile is
+allowed then."""
+BAND_PX = 1024
+"""Rows of the lower level that are read at a time."""
+
+Means = NDArray[np.float32]
+"""Mean colours of cells, shape (rows, columns, 3)."""
+Lower = Callable[[int, Box], Pixels]
+"""Pixels of whole rows (a box as wide as the level) of a lower level of the source, by the level's number."""
+
+
+def level_of(levels: tuple[Level, ...]) -> tuple[int, int] | None:
+    """Number and factor of the lower level to compare with; None where there is none."""
+    found: dict[int, int] = {}
+    for number, level in enumerate(levels[1:], start=1):
+        ratios = (levels[0].width_px / level.width_px, levels[0].height_px / level.height_px)
+        for factor in FACTORS:
+            if all(abs(ratio / factor - 1) < FACTOR_TOLERANCE for ratio in ratios):
+                found.setdefault(factor, number)
+    return next(((found[factor], factor) for factor in FACTORS if factor in found), None)
+
+
+def check(path: Path, plan: Plan, *, threads: int, settings: Settings) -> tuple[Check, ...]:
+    """One check that level 0 of the finished file shows what the source's lower level shows; none where the source
+    has no such level that can be read. Raises BadInput that names the place where they differ."""
+    with _lower(plan, threads=threads, settings=settings) as found:
+        chosen = level_of(found[0]) if found is not None and _is_jpeg(plan) else None
+        if found is None or chosen is None:
+            return ()
+        return _check(path, plan, *found, chosen)
+
+
+def _check(
+    path: Path, plan: Plan, levels: tuple[Level, ...], lower: Lower, chosen: tuple[int, int]
+) -> tuple[Check, ...]:
+    number, factor = chosen
+    expected = f"cells as in the source's level {number}, within {TOLERANCE:g} grey levels"
+    worst, place, side = 0.0, (0, 0), cell_px(factor)
+    seen = [np.zeros(1, np.float32)]
+    try:
+        for top_px, found in differences(path, plan, levels[number], lower, number=number, factor=factor):
+            seen.append(found.ravel())
+            if found.size and float(found.max()) > worst:
+                worst = float(found.max())
+                row, column = np.unravel_index(int(found.argmax()), found.shape)
+                place = int(column) * side, top_px + int(row) * side
+    except BadInput as error:
+        return (Check("source's lower level", False, error.message, expected, must=False),)
+    usual = float(np.percentile(np.concatenate(seen), 90))
+    if worst > max(TOLERANCE, SPREAD * usual):
+        where = f"x={place[0]}, y={place[1]}"
+        message = f"its pixels near {where} are not those of its own lower level {number} ({worst:.0f} grey levels)"
+        raise BadInput(f"the file is damaged: {message}", plan.slide.path, COPY_AGAIN)
+    return (Check("source's lower level", True, f"worst {worst:.1f}, 90 % within {usual:.1f}", expected),)
+
+
+@contextmanager
+def _lower(plan: Plan, *, threads: int, settings: Settings) -> Iterator[tuple[tuple[Level, ...], Lower] | None]:
+    """The source's levels, and what reads them: its compressed tiles, which need no Java, or else Bio-Formats."""
+    slide, image, coded = plan.slide, plan.image, plan.slide.coded
+    if coded is not None and coded.reason is None and len(coded.levels) > 1:
+        if coded.compression != JPEG or (image,) != slide.scans():
+            yield None
+            return
+        opened = cast(TileReader, import_module(f"mimic.sources.{coded.source}").open_tiles(slide, image, coded))
+        with closing(opened) as tiles:
+            yield coded.levels, partial(_from_tiles, tiles, coded, slide.path)
+        return
+    readable = slide.source == "bioformats" and plan.rendering is None and image.index >= 0
+    if not readable or slide.format in UNREADABLE or len(image.levels) < 2:
+        yield None
+        return
+    module = import_module("mimic.sources.bioformats")
+    with closing(module.Planes(slide, image, threads=threads, settings=settings)) as planes:
+        yield image.levels, lambda number, box: planes.plane(box, 0, z=0, t=0, level=number)
+
+
+def _from_tiles(tiles: TileReader, coded: Coded, path: Path, number: int, box: Box) -> Pixels:
+    """Whole rows of a level from its compressed tiles; black where one is missing."""
+    side = coded.tile_px
+    first, last = box.y_px // side, -(-(box.y_px + box.height_px) // side)
+    across = -(-box.width_px // side)
+    band = np.zeros(((last - first) * side, across * side, 3), np.uint8)
+    for row in range(first, last):
+        for column in range(across):
+            data = tiles.tile(number, column, row)
+            if data is None:
+                continue
+            try:
+                stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
+                pixels = simplejpeg.decode_jpeg(stream, "RGB")
+            except ValueError as error:
+                raise BadInput(f"tile {column},{row} of level {number} does not decode: {error}", path) from error
+            top, left = (row - first) * side, column * side
+            band[top : top + side, left : left + side] = pixels
+    top = box.y_px - first * side
+    return band[top : top + box.height_px, : box.width_px]
+
+
+def _is_jpeg(plan: Plan) -> bool:
+    """Whether level 0 of the output is JPEG at the source's size, and nothing but damage should differ."""
+    source, made = plan.image.levels[0], plan.levels[0]
+    same = (source.width_px, source.height_px) == (made.width_px, made.height_px)
+    return same and made.codec != "jp2k" and not plan.allow_missing and plan.icc_profile == plan.slide.icc_profile
+
+
+def cell_px(factor: int) -> int:
+    """Side of a cell in pixels of level 0."""
+    return max(UNIT_PX, factor) * CELL
+
+
+def differences(
+    path: Path, plan: Plan, level: Level, lower: Lower, *, number: int, factor: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The top of each band in level 0, and by how many grey levels each of its cells differs, shape (rows, columns).
+
+    Only whole cells count, and none that holds a black pixel in the lower level: nothing was scanned there.
+    """
+    side = cell_px(factor)
+    sheet = sheets.read(path).tiled()[0]
+    # bands begin both on a tile of level 0 and on a cell
+    step = int(np.lcm(side, plan.tile_px))
+    band_px = max(1, BAND_PX * factor // step) * step
+    columns = min(sheet.width_px // side, level.width_px * factor // side)
+    for top_px in range(0, sheet.height_px, band_px):
+        rows_px = min(band_px, sheet.height_px - top_px, level.height_px * factor - top_px)
+        rows = rows_px // side
+        if rows <= 0 or not columns:
+            continue
+        box = Box(0, top_px // factor, level.width_px, rows * side // factor)
+        own = lower(number, box)[:, : columns * side // factor]
+        dark = _pooled(own.max(axis=2, keepdims=True) == 0, side // factor)[..., 0] > 0
+        made = _band(path, sheet, plan, top_px, rows * side)[:, : columns * side // UNIT_PX]
+        difference = np.abs(_pooled(made, side // UNIT_PX) - _pooled(own, side // factor)).max(axis=2)
+        difference[dark] = 0
+        yield top_px, difference
+
+
+def _pooled(pixels: NDArray[np.generic], side: int) -> Means:
+    """Means of squares."""
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    squares = pixels[: rows * side, : columns * side].reshape(rows, side, columns, side, pixels.shape[2])
+    return np.asarray(squares.mean(axis=(1, 3), dtype=np.float32))
+
+
+def _band(path: Path, sheet: Sheet, plan: Plan, top_px: int, rows_px: int) -> Pixels:
+    """Means of the JPEG blocks of some rows of level 0, shape (rows_px / 8, padded width / 8, 3)."""
+    across, tile_px = sheet.grid[0], plan.tile_px
+    units = tile_px // UNIT_PX
+    first, last = top_px // tile_px, -(-(top_px + rows_px) // tile_px)
+    band = np.empty(((last - first) * units, across * units, 3), np.uint8)
+    with path.open("rb") as file:
+        for row in range(first, last):
+            for column in range(across):
+                index = row * across + column
+                file.seek(int(sheet.offsets[index]))
+                data = file.read(int(sheet.counts[index]))
+                top, left = (row - first) * units, column * units
+                band[top : top + units, left : left + units] = _means(data, sheet, units)
+    return band[: rows_px // UNIT_PX]
+
+
+def _means(data: bytes, sheet: Sheet, units: int) -> Pixels:
+    stream = jpegs.decodable(data, tables=sheet.tables, photometric=sheet.number(PHOTOMETRIC) or 0)
+    return np.asarray(simplejpeg.decode_jpeg(stream, "RGB", min_height=units, min_width=units), np.uint8)
