@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import config
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from mimic.errors import BadInput
 from mimic.structure.reader import COPY_AGAIN, Input
@@ -27,7 +27,16 @@ logging.getLogger("pydicom").setLevel(logging.ERROR)  # what it warns of ends as
 
 ITEM, SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 PYDICOM_ERRORS = (
-    *(InvalidDicomError, OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError),
+    *(
+        InvalidDicomError,
+        BytesLengthException,
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+    ),
     *(struct.error, EOFError, NotImplementedError, RecursionError),
 )
 """What pydicom raises for headers that are damaged; of most it says so nowhere."""
