@@ -1,0 +1,258 @@
+"""One output in the making: its pixels and pictures read, written as tiles, proved against the source.
+
+write -> staged file -> verify -> Result        (``convert`` gives the file its name)
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from mimic import (
+    __version__,
+    colour,
+    copyproof,
+    encode,
+    merge,
+    passthrough,
+    pictures,
+    privacy,
+    pyramid,
+    render,
+    reread,
+    resample,
+    rules,
+    sources,
+    staging,
+    stored,
+    stream,
+    svs,
+    verify,
+    views,
+)
+from mimic.errors import BadInput, LimitReached, OutputError, VerificationFailed
+from mimic.model import (
+    Check,
+    Image,
+    Picture,
+    Pixels,
+    Plan,
+    Progress,
+    Rendering,
+    Request,
+    Result,
+    Role,
+    Sample,
+    Slide,
+    Stage,
+    Written,
+)
+from mimic.samples import SampleKeeper
+from mimic.settings import Settings
+from mimic.sources import PixelReader
+from mimic.writer import TiffWriter
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass
+class Job:
+    """One output in the making, in its private ``folder`` beside its final place."""
+
+    plan: Plan
+    folder: Path
+    request: Request
+    settings: Settings
+    watch: Watch
+    started: float = 0.0
+
+    @property
+    def staged(self) -> Path:
+        return self.folder / staging.STAGED_NAME
+
+    def run(self) -> Result:
+        """Write the slide, prove it, and tell. Errors name the final output, not the staged file."""
+        self.started = time.monotonic()
+        size = self.plan.levels[0]
+        keeper = SampleKeeper(size.width_px, size.height_px, self.plan.tile_px)
+        try:
+            self._resolve()
+            written = self._write(keeper)
+            converted = time.monotonic()
+            checks = self._verify(keeper.samples())
+            checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
+        except (BadInput, OutputError) as error:
+            if error.path != self.staged:
+                raise
+            kind = VerificationFailed if isinstance(error, BadInput) else OutputError
+            raise kind(error.message, self.plan.output, error.remedy) from error
+        verify.raise_if_failed(checks, self.plan.output)
+        stages = (
+            Stage("convert", round(converted - self.started, 3)),
+            Stage("verify", round(time.monotonic() - converted, 3)),
+        )
+        return Result(self.plan, replace(written, path=self.plan.output), checks, stages)
+
+    def _tick(self, progress: Progress) -> None:
+        deadline_s = self.request.options.deadline_s
+        if deadline_s is not None and time.monotonic() - self.started > deadline_s:
+            raise LimitReached(f"not done within {deadline_s:g} s", self.plan.slide.path, "Raise the deadline")
+        self.watch(progress)
+
+    def _resolve(self) -> None:
+        """Measure the display ranges that the file does not state, once, before any pixel is written."""
+        if self.plan.rendering is None:
+            return
+        with self._planes(self.plan.image, self.plan.rendering) as planes:
+            self.plan = replace(self.plan, rendering=render.resolve(planes, self.plan.image, self.plan.rendering))
+
+    def _write(self, keeper: SampleKeeper) -> Written:
+        associated = self._associated()
+        plan = self.plan
+        tables = encode.jpeg_tables(plan.quality) if plan.profile == "rgb" else None
+        if plan.coded is not None:
+            tables = passthrough.shared_tables(plan)
+        with TiffWriter(self.staged) as writer:
+            smallest = self._levels(writer, keeper)
+            writer.add_strip("thumbnail", self._jpeg(pyramid.thumbnail(smallest, plan.thumbnail_px)))
+            for role, coded in associated.items():
+                writer.add_strip(role, coded)
+            return writer.finish(svs.pages(plan, version=__version__, jpeg_tables=tables))
+
+    def _levels(self, writer: TiffWriter, keeper: SampleKeeper) -> Pixels:
+        """Write the tiles, copied or encoded; the smallest level for the thumbnail."""
+        if self.plan.coded is not None:
+            with closing(passthrough.open_tiles(self.plan)) as tiles:
+                return passthrough.write_levels(self.plan, tiles, writer, watch=self._tick)
+        passthrough.refuse_misread(self.plan)
+        with self._scan() as reader:
+            return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
+
+    def _jpeg(self, pixels: Pixels) -> bytes:
+        """A thumbnail or macro, in the colours of the tiles."""
+        if self.plan.coded is not None:
+            return passthrough.strip(self.plan, pixels)
+        return encode.jpeg(pixels, quality=self.plan.quality, profile=self.plan.profile)
+
+    def _associated(self) -> dict[Role, bytes]:
+        """Label and macro as they are written; the plan then has their true sizes, for only pixels tell what a macro
+        without its label is."""
+        coded: dict[Role, bytes] = {}
+        kept: list[Picture] = []
+        for picture in self.plan.pictures:
+            pixels = self._picture(picture)
+            if pixels is None:
+                text = "the macro was left out: it is not certain where its label is"
+                self.plan = replace(self.plan, warnings=(*self.plan.warnings, text))
+                continue
+            kept.append(replace(picture, width_px=pixels.shape[1], height_px=pixels.shape[0]))
+            coded[picture.role] = encode.lzw(pixels) if picture.role == "label" else self._jpeg(pixels)
+        self.plan = replace(self.plan, pictures=tuple(kept))
+        return coded
+
+    def _picture(self, picture: Picture) -> Pixels | None:
+        """Pixels of a label or macro as the options want it; None for a macro that cannot be cut for certain."""
+        options, size_px = self.request.options, (picture.width_px, picture.height_px)
+        if picture.role == "label" and options.label == "redact":
+            return pictures.blank(*size_px)
+        if picture.role == "label" and options.label == "file" and options.label_file is not None:
+            return pyramid.thumbnail(pictures.read_file(options.label_file), size_px)
+        pixels = pyramid.thumbnail(self._whole(picture.image_index), size_px)
+        if picture.role != "macro" or options.macro != "crop-label":
+            return pixels
+        labels = [image for image in self.plan.slide.images if image.role == "label"]
+        return pictures.without_label(pixels, self._whole(labels[0].index) if labels else None)
+
+    def _whole(self, image_index: int) -> Pixels:
+        with self._reader(image_index) as reader:
+            return stream.read_whole(reader)
+
+    @contextmanager
+    def _scan(self) -> Iterator[PixelReader]:
+        """The scan's pixels as they are written: in sRGB and square where the options ask for it."""
+        plan = self.plan
+        with self._reader(plan.image_index) as reader:
+            if self.request.options.icc == "srgb" and plan.icc_profile is not None and plan.slide.icc_profile:
+                reader = colour.SrgbReader(reader, plan.slide.icc_profile, plan.slide.path)  # noqa: PLW2901
+            source, size = plan.image.levels[0], plan.levels[0]
+            source_px, size_px = (source.width_px, source.height_px), (size.width_px, size.height_px)
+            if source_px != size_px:
+                reader = resample.SquareReader(reader, source_px=source_px, size_px=size_px)  # noqa: PLW2901
+            yield reader
+
+    @contextmanager
+    def _reader(self, image_index: int) -> Iterator[PixelReader]:
+        slide = self.plan.slide
+        image = next(image for image in slide.images if image.index == image_index)
+        rendering = self.plan.rendering if image == self.plan.image else views.of_picture(slide, image)
+        if rendering is not None:
+            with self._planes(image, rendering) as planes:
+                yield render.Rendered(planes, render.resolve(planes, image, rendering), image)
+            return
+        with self._private() as private:
+            opened = _source(slide, image).open(
+                slide, image, threads=self.plan.threads, settings=self.settings, scratch=private
+            )
+            with closing(opened) as reader:
+                yield reader
+
+    @contextmanager
+    def _planes(self, image: Image, rendering: Rendering) -> Iterator[render.PlaneReader]:
+        """Samples of ``image`` from a source that renders (``views.can_render``)."""
+        source = cast(render.PlaneSource, _source(self.plan.slide, image))
+        with self._private() as private:
+            opened = source.open_planes(
+                self.plan.slide,
+                image,
+                rendering,
+                threads=self.plan.threads,
+                settings=self.settings,
+                scratch=private,
+            )
+            with closing(opened) as planes:
+                yield planes
+
+    @contextmanager
+    def _private(self) -> Iterator[Path]:
+        """A folder for a source's scratch files, gone afterwards."""
+        scratch = (self.request.options.scratch or self.settings.scratch or self.folder).absolute()
+        try:
+            place = tempfile.TemporaryDirectory(prefix="mimic-", dir=scratch)
+        except OSError as error:
+            raise OutputError(f"no scratch there ({error.strerror})", scratch, "Name another with --scratch") from error
+        with place as private:
+            yield Path(private)
+
+    def _verify(self, samples: tuple[Sample, ...]) -> tuple[Check, ...]:
+        plan = self.plan
+        structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick)
+        seen = verify.readers(self.staged, plan)
+        if plan.deidentify:
+            seen += privacy.search(self.staged, plan)
+        if plan.coded is not None:
+            return (*structure, *seen, *self._verify_copied(structure))
+        caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)
+        with self._scan() as reader:
+            again: tuple[Check, ...] = (reread.sample(reader, samples),)
+        if plan.verify == "full":
+            with self._scan() as reader:
+                again += reread.everything(self.staged, plan, reader, watch=self._tick)
+        return (*structure, *seen, *caught, *again)
+
+    def _verify_copied(self, structure: tuple[Check, ...]) -> tuple[Check, ...]:
+        """Copied tiles against the source's; what does not decode among them is the source's damage."""
+        with closing(passthrough.open_tiles(self.plan)) as tiles, self._reader(self.plan.image_index) as reader:
+            checks = copyproof.checks(self.staged, self.plan, tiles, reader, watch=self._tick)
+        if not verify.failed(checks):
+            copyproof.blame(structure, self.plan)
+        return checks
+
+
+def _source(slide: Slide, image: Image) -> sources.Source:
+    """Who opens an image: the slide's source, or for a canvas of scenes the one that puts them on it."""
+    return cast(sources.Source, merge) if merge.is_merged(image) else sources.load(slide.source)
