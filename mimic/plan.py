@@ -191,7 +191,8 @@ def _plan_image(
     pictures = _decide_pictures(slide, image, options, why, label_px)
     profile = _decide_profile(slide, options, why, rendered=rendering is not None)
     raw_bytes = width_px * height_px * 3
-    scratch = int(raw_bytes / 3 * BYTES_PER_PIXEL) + (2 * raw_bytes if slide.source == "bfconvert" else 0)
+    by_program = slide.source in ("bfconvert", "bioformats2raw")
+    scratch = int(raw_bytes / 3 * BYTES_PER_PIXEL) + (2 * raw_bytes if by_program else 0)
     return Plan(
         slide=slide,
         output=output,

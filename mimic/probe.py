@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from mimic import colour, sets, sources, structure
+from mimic import colour, ngff, sets, sources, structure
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Slide
 from mimic.settings import Settings
@@ -23,7 +23,8 @@ SUFFIXES = frozenset(
 )
 """Endings that a folder is searched for; a file that is named is tried whatever its ending."""
 UNREAD = frozenset((".mrxs",))
-"""Formats that nothing here reads, and whose main file would pass for something else."""
+"""Formats that nothing here reads but bioformats2raw, and whose main file would pass for something else."""
+BIOFORMATS2RAW = "bioformats2raw"
 DICOM_MAGIC_AT = 128
 
 
@@ -37,9 +38,9 @@ def probe(path: Path, settings: Settings, *, source: str | None = None) -> Slide
         if not path.exists():
             raise BadInput("there is no such file", path, "Check the name")
         path = sets.whole(path)
-        if path.is_dir():
+        if path.is_dir() and ngff.store(path) is None:
             raise UsageError("is a folder", path, "Name a file in it")
-        if path.suffix.lower() in UNREAD:
+        if path.suffix.lower() in UNREAD and source != BIOFORMATS2RAW:
             # by its content it is a JPEG: the slide's preview, which nobody means
             raise Unsupported("Bio-Formats cannot read MIRAX slides", path, "Export it as TIFF from its own software")
     except OSError as error:  # a name too long, a folder that may not be entered
@@ -54,7 +55,7 @@ def coded(slide: Slide) -> Slide:
 
     Raises BadInput for tiles that are damaged where it looks: it reads the headers of a few.
     """
-    if len(slide.scans()) != 1:
+    if len(slide.scans()) != 1 or slide.path.is_dir():
         return slide
     kind = structure.container(slide.path)
     if kind == "tiff":
@@ -67,12 +68,30 @@ def coded(slide: Slide) -> Slide:
 
 
 def find_slides(folder: Path) -> Iterator[Path]:
-    """Files below ``folder`` that may be slides, by ending or DICOM magic, sorted; hidden ones are left out."""
-    for path in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
+    """Files below ``folder`` that may be slides, by ending or DICOM magic, and folders that are OME-Zarr, sorted;
+    hidden ones are left out, and what is in a Zarr array or in a slide."""
+    for path in _entries(folder):
+        if path.name.startswith("."):
             continue
-        if path.suffix.lower() in SUFFIXES or path.name.lower().endswith(sets.COMPANION) or _is_dicom(path):
+        if path.is_dir():
+            if ngff.is_slide(path):
+                yield path
+            elif not ngff.is_array(path) and not path.is_symlink():  # a link may lead back to where it lies
+                yield from find_slides(path)
+        elif path.is_file() and _may_be_slide(path):
             yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing of one that may not be entered, which ``requests`` tells."""
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError:
+        return []
+
+
+def _may_be_slide(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or path.name.lower().endswith(sets.COMPANION) or _is_dicom(path)
 
 
 def _is_dicom(path: Path) -> bool:

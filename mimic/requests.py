@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mimic import privacy, sets
+from mimic import ngff, privacy, sets
 from mimic.errors import BadInput, MimicError, UsageError
 from mimic.model import Options, Request
 from mimic.plan import is_file_name, output_stem
@@ -78,7 +78,7 @@ def _places(
     """Every file, the place of its output, and why it is left alone if it is."""
     for path in paths:
         # os.path: Path.is_dir raises for a name too long; convert tells that better
-        if not os.path.isdir(path) or _is_set(path, detector):  # noqa: PTH112
+        if not os.path.isdir(path) or ngff.is_zarr(path) or _is_set(path, detector):  # noqa: PTH112
             yield path, output, None
             continue
         for closed, error in _closed(path):
@@ -95,11 +95,12 @@ def _is_set(folder: Path, detector: sets.Detector) -> bool:
         return False
 
 
-def _closed(folder: Path) -> list[tuple[Path, OSError]]:
+def _closed(root: Path) -> list[tuple[Path, OSError]]:
     """Folders that cannot be searched: slides in them must not be forgotten in silence."""
     found: list[tuple[Path, OSError]] = []
-    for _, below, _ in os.walk(folder, onerror=lambda error: found.append((Path(error.filename), error))):
+    for folder, below, _ in os.walk(root, onerror=lambda error: found.append((Path(error.filename), error))):
         below[:] = [name for name in below if not name.startswith(".") and name != "lost+found"]
+        below[:] = [name for name in below if ngff.store(Path(folder, name)) is None]  # thousands of folders of chunks
     return found
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``java``: a java program or a Java home; ``bioformats``: a jar or a bftools folder; ``scratch``: where large
-    intermediate files go; ``heap_mb``: the JVM's -Xmx. None: what mimic ships or finds."""
+    intermediate files go; ``heap_mb``: the JVM's -Xmx; ``bioformats2raw``: that program. None: what mimic ships or
+    finds."""
 
     java: Path | None = None
     bioformats: Path | None = None
@@ -18,10 +19,12 @@ class Settings:
     heap_mb: int | None = None
     path: str = os.defpath
     system_root: str | None = None
+    bioformats2raw: Path | None = None
 
 
 def load() -> Settings:
-    """Settings from MIMIC_JAVA, MIMIC_BIOFORMATS, MIMIC_SCRATCH, MIMIC_HEAP_MB and PATH; an empty one is not set."""
+    """Settings from MIMIC_JAVA, MIMIC_BIOFORMATS, MIMIC_BIOFORMATS2RAW, MIMIC_SCRATCH, MIMIC_HEAP_MB and PATH; an empty
+    one is not set."""
 
     def path(name: str) -> Path | None:
         value = os.environ.get(name)
@@ -35,4 +38,5 @@ def load() -> Settings:
         heap_mb=int(heap) if heap.isdecimal() and int(heap) else None,
         path=os.environ.get("PATH", os.defpath),
         system_root=os.environ.get("SYSTEMROOT"),
+        bioformats2raw=path("MIMIC_BIOFORMATS2RAW"),
     )
