@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -457,18 +456,8 @@ def test_the_corpus_picture() -> None:
         assert (Path(corpus) / other).is_file() and not vips.claims(Path(corpus) / other)
 
 
-def test_jpeg_whose_decoder_lost_its_way_is_refused(tmp_path: Path) -> None:
-    """libjpeg only warns of what it skips before the end: 4000 zeroed bytes gave a picture, damaged for all to see."""
-    path = tmp_path / "a.jpg"
-    noise = np.random.default_rng(7).integers(0, 256, (400, 500, 3), np.uint8)
-    Image.fromarray(noise).save(path, quality=80)
-    whole = bytearray(path.read_bytes())
-    middle = len(whole) // 2
-    whole[middle : middle + 4000] = bytes(4000)
-    path.write_bytes(whole)
-    with pytest.raises(BadInput):
-        slide = vips.probe(path, SETTINGS)
-        reader = vips.open(slide, slide.images[0], threads=1, settings=SETTINGS, scratch=tmp_path)
-        with closing(reader):
-            for box in reader.boxes():
-                reader.read(box)
+@pytest.mark.parametrize(("skipped", "harmless"), [(4, True), (12, False), (2454, False)])
+def test_jpeg_whose_decoder_skipped_much_is_damaged(skipped: int, harmless: bool) -> None:
+    """libjpeg only warns: a few bytes are padding, 2454 were seen after 4000 bytes in the middle had been zeroed."""
+    line = f"VipsJpeg: Corrupt JPEG data: {skipped} extraneous bytes before marker 0xd9"
+    assert bool(vips.HARMLESS.search(line)) == harmless
