@@ -71,7 +71,7 @@ def test_the_wheel_brings_the_jar_its_notice_and_the_licence(wheel: Path) -> Non
 def test_the_wheel_brings_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (entry,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "mimic = mimic.cli:main" in archive.read(entry).decode()
+        assert "mimic = mimic.__main__:main" in archive.read(entry).decode()
 
 
 def test_a_right_jar_is_kept_and_nothing_downloaded(jar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -454,3 +454,10 @@ def test_the_corpus_picture() -> None:
     assert psnr(read(path), np.asarray(Image.open(path))) > 45
     for other in ("svs/CMU-1-Small-Region.svs", "ometiff/OS-1-detail.ome.tif", "ndpi/test3-TRITC 2 (560).ndpi"):
         assert (Path(corpus) / other).is_file() and not vips.claims(Path(corpus) / other)
+
+
+@pytest.mark.parametrize(("skipped", "harmless"), [(4, True), (12, False), (2454, False)])
+def test_jpeg_whose_decoder_skipped_much_is_damaged(skipped: int, harmless: bool) -> None:
+    """libjpeg only warns: a few bytes are padding, 2454 were seen after 4000 bytes in the middle had been zeroed."""
+    line = f"VipsJpeg: Corrupt JPEG data: {skipped} extraneous bytes before marker 0xd9"
+    assert bool(vips.HARMLESS.search(line)) == harmless

@@ -303,6 +303,7 @@ def _reserve(size: int) -> tuple[Path, int]:
 
 
 _running: list[Server] = []
+_starting: list[threading.Thread] = []
 _guard = threading.Lock()
 
 
@@ -319,12 +320,37 @@ def server(settings: Settings, threads: int = 1) -> Server:
             if not (child.alive and child.busy):
                 _running.remove(child)
                 child.close()
-        _running.append(Server(settings, threads))
-        return _running[-1]
+        return _start(settings, threads)
+
+
+def _start(settings: Settings, threads: int) -> Server:
+    """A new child, started by a thread: Ctrl-C interrupts the main thread only, and there it could fall between the
+    start of a process and the moment when we know of it. ``shutdown`` waits for the thread."""
+    made: Future[Server] = Future()
+
+    def start() -> None:
+        try:
+            _running.append(Server(settings, threads))
+            made.set_result(_running[-1])
+        except MimicError as error:
+            made.set_exception(error)
+
+    thread = threading.Thread(target=start, daemon=True, name="mimic-bf-start")
+    _starting.append(thread)
+    thread.start()
+    try:
+        return made.result()
+    finally:
+        if made.done():
+            _starting.remove(thread)
 
 
 def shutdown() -> None:
     """Kill the child, if there is one. Safe in a signal handler's wake: takes no lock that a stuck thread holds."""
+    while _starting:
+        thread = _starting.pop()
+        if thread.is_alive():
+            thread.join()
     while _running:
         _running.pop().close()
 
