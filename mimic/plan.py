@@ -44,6 +44,8 @@ ENDINGS_REFUSED = (
     *(".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp"),
 )
 """Not a folder's name: whoever writes this after -o means a file."""
+JPEG = 7
+"""TIFF's number of it."""
 BYTES_PER_PIXEL = 0.5
 """Generous estimate of JPEG at quality 80 with its pyramid; noise takes more, glass far less."""
 
@@ -383,6 +385,8 @@ def _decide_passthrough(slide: Slide, image: Image, options: Options, why: _Why,
         remedy = "Export it again as a whole from its own software, or convert what is there with --allow-missing"
         raise BadInput(f"{missing} of its tiles are empty and would come out black", slide.path, remedy)
     colour = "YCbCr 4:2:0" if options.profile == "ycc" else "RGB 4:4:4 with shared tables"
+    if options.codec == "jp2k" and (slide.coded is None or slide.coded.compression == JPEG):
+        why.say("--codec jp2k lets JPEG 2000 tiles be copied, of which there are none: JPEG is written")
     because = f" ({reason})" if slide.coded is not None else ""
     how = f"JPEG {colour}, quality {options.quality}, {options.tile_px} px tiles"
     why.say(f"pixels are decoded and encoded once as {how}{because}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import PIL.Image
 import pydicom
 import tifffile
 from numpy.typing import NDArray
@@ -61,6 +62,24 @@ def write_ome(
         for factor in factors:
             file.write(reduced(pixels, factor), subfiletype=1, **options)
     return pixels
+
+
+def write_j2k(path: Path, pixels: RGB, *, compression: int, photometric: str) -> None:
+    """An Aperio-like SVS of JPEG 2000 codestreams: 33003 of YCbCr, others of RGB with the multi-component transform."""
+    mixed = compression == 33003
+    streams = []
+    for tile in cut_tiles(pixels, 256).values():
+        samples = np.asarray(PIL.Image.fromarray(tile).convert("YCbCr")) if mixed else tile
+        streams.append(bytes(imagecodecs.jpeg2k_encode(samples, 45, codecformat="j2k", mct=not mixed)))
+    size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+    text = (
+        f"Aperio Image Library v10.0.50\r\n{size} [0,0 {size}] (256x256) J2K/YUV16 Q=70|AppMag = 40|MPP = 0.2500|A = b"
+    )
+    options: dict[str, Any] = {"tile": (256, 256), "compression": compression, "photometric": photometric}
+    tifffile.imwrite(
+        path, data=iter(streams), shape=pixels.shape, dtype="uint8", metadata=None, description=text, software=False,
+        **options,
+    )  # fmt: skip
 
 
 def share_tables(path: Path) -> None:
@@ -126,19 +145,25 @@ def as_slide(path: Path, sizes: Sequence[tuple[int, int]], format_name: str = "O
 
 def dicom_frames(pixels: RGB, tile_px: int, *, codec: str = "jpeg") -> dict[tuple[int, int], bytes]:
     """Coded tiles by (column, row): JPEG YCbCr 4:2:0 or JPEG 2000; those at the edges are padded with white."""
+    found = {}
+    for place, tile in cut_tiles(pixels, tile_px).items():
+        if codec == "jpeg":
+            found[place] = bytes(imagecodecs.jpeg8_encode(tile, 85, subsampling="420"))
+        else:
+            found[place] = bytes(imagecodecs.jpeg2k_encode(tile, 40, codecformat="j2k", mct=True))
+    return found
+
+
+def cut_tiles(pixels: RGB, tile_px: int) -> dict[tuple[int, int], RGB]:
+    """Pixels of each tile by (column, row), row by row; those at the edges are padded with white."""
     rows, columns = -(-pixels.shape[0] // tile_px), -(-pixels.shape[1] // tile_px)
     padded = np.full((rows * tile_px, columns * tile_px, 3), 255, np.uint8)
     padded[: pixels.shape[0], : pixels.shape[1]] = pixels
-    found = {}
-    for row in range(rows):
-        for column in range(columns):
-            part = padded[row * tile_px :, column * tile_px :][:tile_px, :tile_px]
-            tile = np.ascontiguousarray(part)
-            if codec == "jpeg":
-                found[column, row] = bytes(imagecodecs.jpeg8_encode(tile, 85, subsampling="420"))
-            else:
-                found[column, row] = bytes(imagecodecs.jpeg2k_encode(tile, 40, codecformat="j2k", mct=True))
-    return found
+    return {
+        (column, row): np.ascontiguousarray(padded[row * tile_px :, column * tile_px :][:tile_px, :tile_px])
+        for row in range(rows)
+        for column in range(columns)
+    }
 
 
 def write_dicom(

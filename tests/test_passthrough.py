@@ -25,7 +25,18 @@ from mimic.copying import kept, reason_against
 from mimic.errors import BadInput, MimicError, Unsupported, VerificationFailed
 from mimic.model import Coded, Level, Options, Plan, Report
 from mimic.pyramid import area_average
-from tests.coded_samples import RGB, as_slide, dicom_frames, share_tables, split, tiles_of, write_dicom, write_ome
+from tests.coded_samples import (
+    KINDS,
+    RGB,
+    as_slide,
+    dicom_frames,
+    share_tables,
+    split,
+    tiles_of,
+    write_dicom,
+    write_j2k,
+    write_ome,
+)
 from tests.readers import BOX, Seen, cut, libraries, programs
 from tools.make_samples import Sample, histology, write_svs
 
@@ -175,6 +186,42 @@ def test_jpeg_2000_is_copied_only_when_asked_for(corpus_file: Callable[[str], Pa
         assert {page.compression for page in written.pages if page.is_tiled} == {33005}
     truth = np.asarray(PIL.Image.open(io.BytesIO(tiles_of(output)[0])).convert("RGB"))
     assert psnr(level_pixels(output, 0)[:256, :256], truth) > 45
+
+
+JPEG_2000 = [(33003, "ycbcr", True), (33005, "rgb", True), (34712, "rgb", True), (33003, "rgb", False)]
+
+
+@pytest.mark.parametrize(("compression", "photometric", "fits"), JPEG_2000)
+def test_jpeg_2000_of_tiffs(compression: int, photometric: str, fits: bool, tmp_path: Path) -> None:
+    path, output = tmp_path / "a.svs", tmp_path / "out.svs"
+    write_j2k(path, histology(1300, 1100), compression=compression, photometric=photometric)
+    if not fits:
+        with pytest.raises(Unsupported, match="readers disagree"):
+            mimic.convert(path, output, codec="jp2k", passthrough="require")
+        return
+    mimic.convert(path, output, codec="jp2k", passthrough="require")
+    assert tiles_of(output) == tiles_of(path)
+    assert psnr(level_pixels(output, 0), histology(1300, 1100)) > 40
+    assert psnr(level_pixels(output, 1), area_average(histology(1300, 1100), 4, 4)) > MADE_DB
+    with tifffile.TiffFile(output) as written:
+        aperios = 33005 if compression == 34712 else compression
+        assert [page.aspage().compression for page in written.pages] == [aperios, 7, aperios]
+
+
+def test_comments_in_tiles_are_not_let_through_when_deidentified(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    write_ome(path, "420", size_px=(600, 500))
+    tiles = [tile[:2] + b"\xff\xfe\0\x0aJane Doe" + tile[2:] for tile in tiles_of(path)]
+    with tifffile.TiffFile(path) as source:
+        text = source.pages.first.description.encode()
+    options: dict[str, Any] = {"tile": (256, 256), "compression": "jpeg", "metadata": None, **KINDS["420"]}
+    tifffile.imwrite(path, data=iter(tiles), shape=(500, 600, 3), dtype="uint8", description=text, **options)
+    mimic.convert(path, tmp_path / "plain.svs", passthrough="require")
+    assert b"Jane Doe" in (tmp_path / "plain.svs").read_bytes()
+    with pytest.raises(BadInput, match="comments"):
+        mimic.convert(path, tmp_path / "secret.svs", deidentify=True)
+    mimic.convert(path, tmp_path / "secret.svs", deidentify=True, passthrough="never")
+    assert b"Jane Doe" not in (tmp_path / "secret.svs").read_bytes()
 
 
 def tile_at(path: Path, index: int) -> tuple[int, int]:

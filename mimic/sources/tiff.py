@@ -232,6 +232,8 @@ def _described(source: Input, slide: Slide, base: _Sheet, lower: list[_Sheet]) -
         quality = Counter(jpegs.quality(header.quantisation) for header in headers).most_common(1)[0][0]
     elif reason := _codestream_reason(source, base):
         return Coded("tiff", reason=reason)
+    elif compression == jpegs.J2K_YCC and photometric != jpegs.YCBCR:
+        return Coded("tiff", reason="its JPEG 2000 tiles are YCbCr and are called RGB, on which readers disagree")
     elif compression == J2K_GENERIC:
         if photometric != jpegs.RGB:
             return Coded("tiff", reason="its JPEG 2000 tiles are not RGB")
