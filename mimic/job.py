@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +19,7 @@ from mimic import (
     copyproof,
     encode,
     merge,
+    missing,
     passthrough,
     pictures,
     privacy,
@@ -31,6 +32,7 @@ from mimic import (
     staging,
     stored,
     stream,
+    strips,
     svs,
     verify,
     views,
@@ -54,7 +56,7 @@ from mimic.model import (
 )
 from mimic.samples import SampleKeeper
 from mimic.settings import Settings
-from mimic.sources import PixelReader
+from mimic.sources import PixelReader, TileReader
 from mimic.writer import TiffWriter
 
 Watch = Callable[[Progress], None]
@@ -70,6 +72,7 @@ class Job:
     settings: Settings
     watch: Watch
     started: float = 0.0
+    _missing: missing.Missing = field(default_factory=missing.Missing)
 
     @property
     def staged(self) -> Path:
@@ -81,6 +84,7 @@ class Job:
         size = self.plan.levels[0]
         keeper = SampleKeeper(size.width_px, size.height_px, self.plan.tile_px)
         try:
+            self._prove_source()
             self._resolve()
             written = self._write(keeper)
             converted = time.monotonic()
@@ -104,6 +108,29 @@ class Job:
             raise LimitReached(f"not done within {deadline_s:g} s", self.plan.slide.path, "Raise the deadline")
         self.watch(progress)
 
+    def _prove_source(self) -> None:
+        """Decode strictly what Bio-Formats reads in silence; with ``--allow-missing``, find out what is not there."""
+        plan = self.plan
+        if plan.coded is not None or plan.image.index < 0:
+            return  # copied tiles are all decoded; scenes are of formats that are read otherwise
+
+        def watch() -> None:
+            self._tick(Progress("check", 0, 1))
+
+        if plan.allow_missing:
+            found = missing.declared(plan.slide, plan.image, threads=plan.threads, watch=watch)
+            self._missing.boxes.update(found)
+        else:
+            missing.prove(plan.slide, plan.image, threads=plan.threads, watch=watch)
+
+    def _count_missing(self) -> None:
+        """The plan then says how many places are not there."""
+        count = self._missing.count
+        if count:
+            text = f"{count} damaged or missing {'tile is' if count == 1 else 'tiles are'} left blank"
+            slide = replace(self.plan.slide, missing_tiles=count)
+            self.plan = replace(self.plan, slide=slide, warnings=(*self.plan.warnings, text))
+
     def _resolve(self) -> None:
         """Measure the display ranges that the file does not state, once, before any pixel is written."""
         if self.plan.rendering is None:
@@ -119,15 +146,16 @@ class Job:
             tables = passthrough.shared_tables(plan)
         with TiffWriter(self.staged) as writer:
             smallest = self._levels(writer, keeper)
+            self._count_missing()
             writer.add_strip("thumbnail", self._jpeg(pyramid.thumbnail(smallest, plan.thumbnail_px)))
             for role, coded in associated.items():
                 writer.add_strip(role, coded)
-            return writer.finish(svs.pages(plan, version=__version__, jpeg_tables=tables))
+            return writer.finish(svs.pages(self.plan, version=__version__, jpeg_tables=tables))
 
     def _levels(self, writer: TiffWriter, keeper: SampleKeeper) -> Pixels:
         """Write the tiles, copied or encoded; the smallest level for the thumbnail."""
         if self.plan.coded is not None:
-            with closing(passthrough.open_tiles(self.plan)) as tiles:
+            with closing(self._tiles()) as tiles:
                 return passthrough.write_levels(self.plan, tiles, writer, watch=self._tick)
         passthrough.refuse_misread(self.plan)
         with self._scan() as reader:
@@ -192,14 +220,28 @@ class Job:
         rendering = self.plan.rendering if image == self.plan.image else views.of_picture(slide, image)
         if rendering is not None:
             with self._planes(image, rendering) as planes:
-                yield render.Rendered(planes, render.resolve(planes, image, rendering), image)
+                rendered = render.Rendered(planes, render.resolve(planes, image, rendering), image)
+                yield self._mended(rendered, image)
             return
         with self._private() as private:
             opened = _source(slide, image).open(
                 slide, image, threads=self.plan.threads, settings=self.settings, scratch=private
             )
             with closing(opened) as reader:
-                yield reader
+                yield self._mended(reader, image)
+
+    def _mended(self, reader: PixelReader, image: Image) -> PixelReader:
+        """With ``--allow-missing`` a reader of the scan that leaves blank what cannot be read."""
+        if not self.plan.allow_missing or image != self.plan.image:
+            return reader
+        if self.plan.slide.format == strips.FORMAT and self._missing.boxes:
+            return strips.Reader(self.plan.slide.path, image.levels[0], self._missing.boxes)
+        tiles = missing.pieces(self.plan.slide, image)
+        return missing.Mended(reader, tiles, self._missing, fill=missing.WHITE if image.rgb else 0)
+
+    def _tiles(self) -> TileReader:
+        tiles = passthrough.open_tiles(self.plan)
+        return missing.MendedTiles(tiles, self.plan, self._missing) if self.plan.allow_missing else tiles
 
     @contextmanager
     def _planes(self, image: Image, rendering: Rendering) -> Iterator[render.PlaneReader]:
@@ -246,7 +288,7 @@ class Job:
 
     def _verify_copied(self, structure: tuple[Check, ...]) -> tuple[Check, ...]:
         """Copied tiles against the source's; what does not decode among them is the source's damage."""
-        with closing(passthrough.open_tiles(self.plan)) as tiles, self._reader(self.plan.image_index) as reader:
+        with closing(self._tiles()) as tiles, self._reader(self.plan.image_index) as reader:
             checks = copyproof.checks(self.staged, self.plan, tiles, reader, watch=self._tick)
         if not verify.failed(checks):
             copyproof.blame(structure, self.plan)

@@ -48,7 +48,8 @@ class Mosaic:
             suspect = compression != UNCOMPRESSED and part.shape[0] * part.shape[1] >= enough_px
             if suspect and not part[::16, ::16].any() and not part.any():
                 message = f"the block at x={x}, y={y} came back black: its compressed data are damaged"
-                raise BadInput(message, self._path, "Copy the file again from where it was made")
+                remedy = "Copy the file again from where it was made, or convert what is there with --allow-missing"
+                raise BadInput(message, self._path, remedy)
         if self._covered:
             return pixels
         bare = np.ones(pixels.shape[:2], bool)

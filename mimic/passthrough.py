@@ -72,7 +72,7 @@ def write_levels(plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Wa
     The levels that are not copied are made from the last one that is. Raises BadInput that names the place of a tile
     that is not as the plan says or does not decode; no thread outlives the call.
     """
-    guard, blank = _Guard(plan), white_tile(plan)
+    guard, blank = Guard(plan), white_tile(plan)
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-copy")
     total_px = sum(level.width_px * level.height_px for level in plan.levels[: plan.copied_levels])
     done_px = 0
@@ -121,7 +121,7 @@ def strip(plan: Plan, pixels: Pixels) -> bytes:
     return encode.jpeg(pixels, quality=plan.quality, profile=plan.profile)
 
 
-class _Guard:
+class Guard:
     """Refuses a tile whose header is not what the plan says."""
 
     def __init__(self, plan: Plan) -> None:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -29,19 +29,19 @@ from mimic.structure.reader import COPY_AGAIN
 COMPRESSION, PHOTOMETRIC, JPEG = 259, 262, 7
 UNIT_PX = 8
 """A JPEG's own blocks: libjpeg gives their means without computing any pixel."""
-CELL = 4
-"""Units a side of what is compared: 32 px of level 0, 8 px of a level four times smaller."""
 FACTORS = (4, 8, 2, 16, 32)
 """Between level 0 and the lower level, best first: smaller ones cost more to read, larger ones see less."""
 FACTOR_TOLERANCE = 0.01
 UNREADABLE = frozenset(("DICOM",))
 """Bio-Formats 7.3.1 fails (arraycopy) on lower levels of a DICOM whose size is no multiple of the tile."""
-TOLERANCE = 16.0
-"""Grey levels by which the mean colour of a cell may differ. Seen in sound slides: at most 6.0 (the corpus and the
-samples; CZI, DICOM, NDPI, OME-TIFF, SVS); a changed byte moves the rest of its JPEG tile by tens."""
-SPREAD = 8
-"""Where a scanner's lower levels are shifted or sharpened, all cells differ more: so many times the 90th percentile is
+TOLERANCES = {1: 40.0, 2: 24.0, 4: 14.0}
+"""Units a side of a cell -> grey levels by which its mean colour may differ. Seen in sound slides (the corpus and the
+samples: CZI, DICOM, NDPI, OME-TIFF, SVS): at most 27, 14.6 and 6. Small cells see damage to a row of JPEG blocks, large
+ones a tile that is a little too bright."""
+SPREAD, USUAL = 12, 75
+"""Where a scanner's lower levels are shifted or sharpened all cells differ more: SPREAD times the percentile USUAL is
 allowed then."""
+BINS = 1024
 BAND_PX = 1024
 """Rows of the lower level that are read at a time."""
 
@@ -76,24 +76,51 @@ def _check(
     path: Path, plan: Plan, levels: tuple[Level, ...], lower: Lower, chosen: tuple[int, int]
 ) -> tuple[Check, ...]:
     number, factor = chosen
-    expected = f"cells as in the source's level {number}, within {TOLERANCE:g} grey levels"
-    worst, place, side = 0.0, (0, 0), cell_px(factor)
-    seen = [np.zeros(1, np.float32)]
+    unit_px = max(UNIT_PX, factor)
+    tallies = {cell: _Tally() for cell in TOLERANCES}
     try:
-        for top_px, found in differences(path, plan, levels[number], lower, number=number, factor=factor):
-            seen.append(found.ravel())
-            if found.size and float(found.max()) > worst:
-                worst = float(found.max())
-                row, column = np.unravel_index(int(found.argmax()), found.shape)
-                place = int(column) * side, top_px + int(row) * side
-    except BadInput as error:
-        return (Check("source's lower level", False, error.message, expected, must=False),)
-    usual = float(np.percentile(np.concatenate(seen), 90))
-    if worst > max(TOLERANCE, SPREAD * usual):
-        where = f"x={place[0]}, y={place[1]}"
-        message = f"its pixels near {where} are not those of its own lower level {number} ({worst:.0f} grey levels)"
-        raise BadInput(f"the file is damaged: {message}", plan.slide.path, COPY_AGAIN)
-    return (Check("source's lower level", True, f"worst {worst:.1f}, 90 % within {usual:.1f}", expected),)
+        for top_px, signed in differences(path, plan, levels[number], lower, number=number, factor=factor):
+            for cell, tally in tallies.items():
+                tally.add(np.abs(_pooled(signed, cell)).max(axis=2), top_px=top_px, side_px=unit_px * cell)
+    except _UnreadableError as error:
+        return (Check("source's lower level", False, str(error), "it can be read", must=False),)
+    said = []
+    for cell, tally in tallies.items():
+        side_px, allowed = unit_px * cell, max(TOLERANCES[cell], SPREAD * tally.usual())
+        if tally.worst > allowed:
+            where = f"x={tally.place[0]}, y={tally.place[1]} ({side_px} px a side)"
+            message = f"its colour near {where} is {tally.worst:.0f} grey levels from that of its own lower level"
+            raise BadInput(f"the file is damaged: {message} {number}", plan.slide.path, COPY_AGAIN)
+        said.append(f"{tally.worst:.1f} of {allowed:.0f} in {side_px} px")
+    expected = f"the mean colours of its level {number}"
+    return (Check("source's lower level", True, ", ".join(said), expected),)
+
+
+class _UnreadableError(Exception):
+    """The lower level cannot be read, and nothing says that the file is to blame."""
+
+
+class _Tally:
+    """The largest difference, where it is, and how differences are spread, in memory that does not grow."""
+
+    def __init__(self) -> None:
+        self.worst, self.place = 0.0, (0, 0)
+        self._counts = np.zeros(BINS, np.int64)
+
+    def add(self, found: NDArray[np.float32], *, top_px: int, side_px: int) -> None:
+        """Take the cells of a band, shape (rows, columns)."""
+        if not found.size:
+            return
+        self._counts += np.bincount((found * BINS / 256).astype(np.int64).ravel(), minlength=BINS)[:BINS]
+        if float(found.max()) > self.worst:
+            self.worst = float(found.max())
+            row, column = np.unravel_index(int(found.argmax()), found.shape)
+            self.place = int(column) * side_px, top_px + int(row) * side_px
+
+    def usual(self) -> float:
+        """The percentile USUAL of all differences."""
+        upto = np.cumsum(self._counts)
+        return float(np.searchsorted(upto, upto[-1] * USUAL / 100)) * 256 / BINS if upto[-1] else 0.0
 
 
 @contextmanager
@@ -114,7 +141,15 @@ def _lower(plan: Plan, *, threads: int, settings: Settings) -> Iterator[tuple[tu
         return
     module = import_module("mimic.sources.bioformats")
     with closing(module.Planes(slide, image, threads=threads, settings=settings)) as planes:
-        yield image.levels, lambda number, box: planes.plane(box, 0, z=0, t=0, level=number)
+        yield image.levels, partial(_from_planes, planes)
+
+
+def _from_planes(planes: Any, number: int, box: Box) -> Pixels:
+    try:
+        return cast(Pixels, planes.plane(box, 0, z=0, t=0, level=number))
+    except BadInput as error:
+        # level 0 is sound, and Bio-Formats fails on lower levels of its own accord too
+        raise _UnreadableError(error.message) from error
 
 
 def _from_tiles(tiles: TileReader, coded: Coded, path: Path, number: int, box: Box) -> Pixels:
@@ -132,7 +167,8 @@ def _from_tiles(tiles: TileReader, coded: Coded, path: Path, number: int, box: B
                 stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
                 pixels = simplejpeg.decode_jpeg(stream, "RGB")
             except ValueError as error:
-                raise BadInput(f"tile {column},{row} of level {number} does not decode: {error}", path) from error
+                message = f"the file is damaged: tile {column},{row} of its level {number} does not decode ({error})"
+                raise BadInput(message, path, COPY_AGAIN) from error
             top, left = (row - first) * side, column * side
             band[top : top + side, left : left + side] = pixels
     top = box.y_px - first * side
@@ -146,36 +182,30 @@ def _is_jpeg(plan: Plan) -> bool:
     return same and made.codec != "jp2k" and not plan.allow_missing and plan.icc_profile == plan.slide.icc_profile
 
 
-def cell_px(factor: int) -> int:
-    """Side of a cell in pixels of level 0."""
-    return max(UNIT_PX, factor) * CELL
-
-
 def differences(
     path: Path, plan: Plan, level: Level, lower: Lower, *, number: int, factor: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The top of each band in level 0, and by how many grey levels each of its cells differs, shape (rows, columns).
+) -> Iterator[tuple[int, Means]]:
+    """The top of each band in level 0, and the signed differences of its units, shape (rows, columns, 3).
 
-    Only whole cells count, and none that holds a black pixel in the lower level: nothing was scanned there.
+    Only whole units count, and none that holds a black pixel in the lower level: nothing was scanned there.
     """
-    side = cell_px(factor)
+    side = max(UNIT_PX, factor)
     sheet = sheets.read(path).tiled()[0]
-    # bands begin both on a tile of level 0 and on a cell
-    step = int(np.lcm(side, plan.tile_px))
+    # bands begin both on a tile of level 0 and on the largest cell
+    step = int(np.lcm(side * max(TOLERANCES), plan.tile_px))
     band_px = max(1, BAND_PX * factor // step) * step
     columns = min(sheet.width_px // side, level.width_px * factor // side)
     for top_px in range(0, sheet.height_px, band_px):
-        rows_px = min(band_px, sheet.height_px - top_px, level.height_px * factor - top_px)
-        rows = rows_px // side
+        rows = min(band_px, sheet.height_px - top_px, level.height_px * factor - top_px) // side
         if rows <= 0 or not columns:
             continue
         box = Box(0, top_px // factor, level.width_px, rows * side // factor)
         own = lower(number, box)[:, : columns * side // factor]
         dark = _pooled(own.max(axis=2, keepdims=True) == 0, side // factor)[..., 0] > 0
         made = _band(path, sheet, plan, top_px, rows * side)[:, : columns * side // UNIT_PX]
-        difference = np.abs(_pooled(made, side // UNIT_PX) - _pooled(own, side // factor)).max(axis=2)
-        difference[dark] = 0
-        yield top_px, difference
+        signed = _pooled(made, side // UNIT_PX) - _pooled(own, side // factor)
+        signed[dark] = 0
+        yield top_px, signed
 
 
 def _pooled(pixels: NDArray[np.generic], side: int) -> Means:

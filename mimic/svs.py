@@ -231,7 +231,7 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
         "Converter": f"mimic {version}",
         "Rendering": _rendering(plan),
         "Pixels": _copied(plan),
-        "Missing Tiles": f"{plan.coded.missing} white" if plan.coded is not None and plan.coded.missing else None,
+        "Missing Tiles": _missing(plan),
         "Source Format": plan.slide.format,
         "MPP Source": _origin(plan.scale),
         "AppMag Source": _origin(plan.objective),
@@ -293,6 +293,13 @@ def _moment(acquired: datetime | None) -> dict[str, str | None]:
 def _zone(offset: timedelta) -> str:
     minutes = round(abs(offset).total_seconds() / 60)
     return f"GMT{'-' if offset < timedelta() else '+'}{minutes // 60:02}:{minutes % 60:02}"
+
+
+def _missing(plan: Plan) -> str | None:
+    """How many places the source has not, and what they are: with ``--allow-missing`` also those that are damaged."""
+    count = plan.slide.missing_tiles if plan.allow_missing else plan.coded.missing if plan.coded is not None else 0
+    blank = "white" if plan.rendering is None else "black"
+    return f"{count} {blank}" if count else None
 
 
 def _picture(plan: Plan, kind: str) -> Picture | None:

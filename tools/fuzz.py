@@ -16,6 +16,7 @@ import json
 import random
 import re
 import shutil
+import struct
 import sys
 import tempfile
 import time
@@ -30,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 import openslide
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -106,6 +106,9 @@ def write_slides(folder: Path, formats: Iterable[str]) -> dict[str, Path]:
         sample = make_sample({"czi": "czi_jpegxr"}.get(name, name), place, size_px=SIZE_PX)
         if name == "czi":
             add_pyramid(sample.path, sample.pixels)
+        if name == "dicom":  # UIDs are made anew each time; without them the order of files is always the same
+            for number, file in enumerate(sorted(place.rglob("*.dcm"), key=lambda each: -each.stat().st_size)):
+                file.rename(file.with_name(f"{number}.dcm"))
         made[name] = sample.path.parent if name == "dicom" else sample.path
     return made
 
@@ -135,33 +138,49 @@ def add_pyramid(path: Path, pixels: RGB) -> None:
 
 def write_ndpi(path: Path, pixels: RGB) -> None:
     """An NDPI as Hamamatsu lays it out: each level one JPEG strip, with a restart marker after every row of blocks and
-    their places in a tag, then the macro. Bio-Formats then reads strips that way only above 2048 px."""
-
-    def strip(picture: RGB) -> tuple[bytes, list[int]]:
+    their places in a tag, then the macro; directories whose offsets have 64 bits."""
+    out = bytearray(b"II*\0" + bytes(8))
+    link = 4
+    levels = [(reduced(pixels, factor) if factor > 1 else pixels, 40.0 / factor) for factor in (1, 2, 4)]
+    for picture, lens in (*levels, (macro_picture(pixels), -1.0)):
         coded = io.BytesIO()
         Image.fromarray(picture).save(coded, "JPEG", quality=90, subsampling="4:4:4", restart_marker_rows=1)
         raw = coded.getvalue()
         at = raw.index(b"\xff\xda")
-        starts = [at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")]
-        starts += [found.end() for found in re.finditer(rb"\xff[\xd0-\xd7]", raw[starts[0] :])]
-        return raw, [starts[0], *(starts[0] + start for start in starts[1:])]
-
-    with tifffile.TiffWriter(path, byteorder="<") as file:
-        for picture, lens in (
-            (pixels, 40.0),
-            (reduced(pixels, 2), 20.0),
-            (reduced(pixels, 4), 10.0),
-            (macro_picture(pixels), -1.0),
-        ):
-            raw, starts = strip(picture)
-            density = 10000 / MPP_UM * (lens / 40 if lens > 0 else 0.01)
-            tags = [(65420, 4, 1, 1, True), (65421, 11, 1, lens, True), (65426, 4, len(starts), starts, True)]
-            tags += [(271, 2, 0, "Hamamatsu", True), (272, 2, 0, "C9600-12", True)]
-            file.write(
-                iter([raw]), shape=picture.shape, dtype=np.uint8, photometric="ycbcr", compression="jpeg",
-                subsampling=(1, 1), rowsperstrip=picture.shape[0], resolution=(density, density),
-                resolutionunit="CENTIMETER", metadata=None, software=False, extratags=tags,
-            )  # fmt: skip
+        first = at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+        starts = [first, *(first + found.end() for found in re.finditer(rb"\xff[\xd0-\xd7]", raw[first:]))]
+        height, width = picture.shape[:2]
+        per_cm = round(10000 / MPP_UM * max(lens, 0.4) / 40)
+        fields: list[tuple[int, int, int, bytes]] = [
+            (256, 4, 1, struct.pack("<I", width)),
+            (257, 4, 1, struct.pack("<I", height)),
+            (258, 3, 3, struct.pack("<HHH", 8, 8, 8)),
+            (259, 3, 1, struct.pack("<H", 7)),
+            (262, 3, 1, struct.pack("<H", 6)),
+            (271, 2, 10, b"Hamamatsu\0"),
+            (272, 2, 9, b"C9600-12\0"),
+            (273, 4, 1, struct.pack("<I", len(out))),
+            (277, 3, 1, struct.pack("<H", 3)),
+            (278, 4, 1, struct.pack("<I", height)),
+            (279, 4, 1, struct.pack("<I", len(raw))),
+            (282, 5, 1, struct.pack("<II", per_cm, 1)),
+            (283, 5, 1, struct.pack("<II", per_cm, 1)),
+            (296, 3, 1, struct.pack("<H", 3)),
+            (530, 3, 2, struct.pack("<HH", 1, 1)),
+            (65420, 4, 1, struct.pack("<I", 1)),
+            (65421, 11, 1, struct.pack("<f", lens)),
+            (65426, 4, len(starts), struct.pack(f"<{len(starts)}I", *starts)),
+        ]
+        out += raw
+        entries = b""
+        for tag, kind, count, value in fields:
+            where = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", len(out))
+            entries += struct.pack("<HHI", tag, kind, count) + where
+            out += value if len(value) > 4 else b""
+        struct.pack_into("<Q", out, link, len(out))
+        link = len(out) + 2 + len(entries)
+        out += struct.pack("<H", len(fields)) + entries + bytes(8) + bytes(4 * len(fields))
+    path.write_bytes(out)
 
 
 def members(slide: Path) -> list[Path]:

@@ -250,7 +250,8 @@ class Planes:
         if answer.warnings:
             place = f"near x={box.x_px}, y={box.y_px}"
             message = f"Bio-Formats reports damage {place}: {answer.warnings[0][:200]}"
-            raise BadInput(message, self._slide.path, "Copy the file again from where it was made")
+            remedy = "Copy the file again from where it was made, or convert what is there with --allow-missing"
+            raise BadInput(message, self._slide.path, remedy)
         return self._mosaic.mend(box, samples) if self._mosaic is not None and not level else samples
 
     def _arrange(self, data: NDArray[np.uint8], box: Box, *, interleaved: bool) -> Samples:

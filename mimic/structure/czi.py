@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from lxml import etree
@@ -65,13 +65,13 @@ def check(source: Input) -> Facts:
     if part:
         raise source.damaged(f"it is part {part} of a CZI that was split, and cannot be read without the first part")
     subblocks = _directory(source, directory_at)
-    missing = sum(_check_subblock(source, index, subblock) for index, subblock in enumerate(subblocks))
+    empty = [subblock for index, subblock in enumerate(subblocks) if _check_subblock(source, index, subblock)]
     xml = _metadata(source, metadata_at) if metadata_at else None
     if attachments_at:
         _check_attachments(source, attachments_at)
-    facts = _facts(source, subblocks, xml)
+    facts = replace(_facts(source, subblocks, xml), empty=_rows([subblock for subblock in empty if subblock.full]))
     _compare(source, facts)
-    return Facts("czi", source.size, missing_tiles=missing, czi=facts)
+    return Facts("czi", source.size, missing_tiles=len(empty), czi=facts)
 
 
 def _unfinished(source: Input, what: str) -> BadInput:
@@ -199,9 +199,7 @@ def _facts(source: Input, subblocks: list[Subblock], xml: bytes | None) -> CziFa
     full = [subblock for subblock in subblocks if subblock.full]
     if not full:
         raise source.damaged("no subblock of the full resolution is left in its directory")
-    rows = np.array(
-        [(s.scene, s.x_px, s.y_px, s.width_px, s.height_px, s.pixel_type, s.compression) for s in full], np.int64
-    )
+    rows = _rows(full)
     root = _xml_root(source, xml)
     width, height = _xml_size(root) if root is not None else (None, None)
     x, y, across, down = _bounds(rows)
@@ -222,6 +220,12 @@ def _facts(source: Input, subblocks: list[Subblock], xml: bytes | None) -> CziFa
         pyramid_subblocks=len(subblocks) - len(full),
         display=display(root) if root is not None else (),
     )
+
+
+def _rows(subblocks: list[Subblock]) -> NDArray[np.int64]:
+    """As CziFacts has them."""
+    fields = [(s.scene, s.x_px, s.y_px, s.width_px, s.height_px, s.pixel_type, s.compression) for s in subblocks]
+    return np.array(fields, np.int64).reshape(-1, 7)
 
 
 def _bounds(rows: NDArray[np.int64]) -> tuple[int, int, int, int]:

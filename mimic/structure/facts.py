@@ -48,7 +48,8 @@ class CziFacts:
 
     ``xml_*_px`` are Information/Image/SizeX and SizeY (all scenes together), None when the XML has none.
     ``subblocks`` are the full-resolution ones of every plane: int64 rows of scene (-1 for none), x, y, width, height,
-    pixel type, compression (numbers of the format: 3 and 4 are Bgr24 and JPEG-XR). ``tile_*_px`` are their medians.
+    pixel type, compression (numbers of the format: 3 and 4 are Bgr24 and JPEG-XR); ``empty`` are those without data.
+    ``tile_*_px`` are their medians.
     """
 
     xml_width_px: int | None
@@ -63,6 +64,7 @@ class CziFacts:
     tile_height_px: int
     pyramid_subblocks: int
     display: tuple[CziDisplay, ...] = ()
+    empty: NDArray[np.int64] | None = None
 
     @property
     def covered(self) -> bool | None:

@@ -202,6 +202,27 @@ def first_description(path: Path) -> str:
         return walk.text(next(walk.directories()), 270, most_bytes=16 << 20)
 
 
+def holes(path: Path, size_px: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """x, y, width and height of the tiles or strips that images of that size declare empty. Raises BadInput."""
+    found: set[tuple[int, int, int, int]] = set()
+    with Input(path) as source:
+        walk = Walk(source)
+        for item in walk.directories():
+            size = walk.number(item, 256), walk.number(item, 257)
+            tags = next((pair for pair in ((324, 325), (273, 279)) if pair[0] in item.entries), None)
+            if size != size_px or tags is None or tags[1] not in item.entries:
+                continue
+            offsets, counts = (walk.numbers(item.entries[tag]) for tag in tags)
+            across = walk.number(item, 322) if tags[0] == 324 else size[0]
+            down = walk.number(item, 323) if tags[0] == 324 else min(walk.number(item, 278, size[1]), size[1])
+            columns, rows = -(-size[0] // across), -(-size[1] // down)
+            for index in np.flatnonzero((offsets == 0) | (counts[: len(offsets)] == 0)).tolist():
+                row, column = divmod(index % (columns * rows), columns)
+                x, y = column * across, row * down
+                found.add((x, y, min(across, size[0] - x), min(down, size[1] - y)))
+    return sorted(found)
+
+
 def _page(walk: Walk, item: Directory) -> Page:
     x, y = walk.ratio(item, 282), walk.ratio(item, 283)
     extra = walk.numbers(item.entries[338]).tolist()[:8] if 338 in item.entries else ()
