@@ -1,4 +1,4 @@
-"""Where pixels come from. A source never imports another, except bfconvert -> vips for its scratch TIFF."""
+"""Where pixels come from. A source never imports another; bioformats2raw has its result read by zarr, by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mimic.errors import UsageError
 from mimic.model import Box, Image, Pixels, Slide, Tool
 from mimic.settings import Settings
 
-ORDER = ("vips", "bioformats", "bfconvert")
-"""The first source that claims a file reads it; bfconvert claims none and is only used by name."""
+ORDER = ("zarr", "vips", "bioformats", "bfconvert", "bioformats2raw")
+"""The first source that claims a file (zarr: a folder) reads it; the last two claim none and are only used by name."""
 
 
 class PixelReader(Protocol):
