@@ -18,7 +18,7 @@ ROWS = """
     convert
     stream reread peek
     probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples coding jpegquality \
-        mosaic structure edit editdraft edittext ifds tiffedit disk report staging
+        mosaic ngff chunks structure edit editdraft edittext ifds tiffedit disk report staging
     programs
     model errors settings
 """
@@ -52,6 +52,15 @@ SIDEWAYS = {
     ("sources", "scenes"): "Bio-Formats' sizes are compared with the CZI's own",
     ("sources", "mosaic"): "what no block of a CZI covers is white",
     ("sources", "render"): "samples are arranged as rendering wants them",
+    ("sources", "ngff"): "what an OME-Zarr says of itself",
+    ("sources", "chunks"): "samples of an OME-Zarr",
+    ("sources", "sets"): "the files that bioformats2raw reads with the one that is named",
+    ("chunks", "ngff"): "which axis of an array is which",
+    ("chunks", "render"): "which types of samples can be rendered",
+    ("chunks", "structure"): "a Zarr array's own document",
+    ("ngff", "ome"): "units and what is a pixel size",
+    ("ngff", "structure"): "one reader of JSON documents is enough",
+    ("probe", "ngff"): "a folder can be a slide",
     ("plan", "views"): "how channels and planes are shown is one decision of many",
     ("svs", "views"): "the description says how colours were made",
     ("views", "render"): "which types of samples can be rendered",
