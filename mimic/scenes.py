@@ -1,11 +1,14 @@
-"""A CZI's own directory against what Bio-Formats says of it: sizes, and which blocks make up a scene. Pure."""
+"""A CZI's own directory, or a DICOM's header, against what Bio-Formats says of it: sizes, and which blocks make up a
+scene. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from mimic.errors import BadInput
 from mimic.model import Image, Slide
 from mimic.mosaic import Mosaic
-from mimic.structure import CziFacts
+from mimic.structure import CziFacts, DicomFacts
 
 REMEDY = "It would give a wrong slide: save it again from its own software"
 
@@ -31,6 +34,24 @@ def compare(slide: Slide, czi: CziFacts) -> tuple[str, ...]:
             colour = "white" if scan.rgb else "black"
             warnings.append(f"{bare:.1%} of image {scan.index} was not scanned and is written {colour}")
     return tuple(warnings)
+
+
+def compare_dicom(slide: Slide, headers: Iterable[DicomFacts]) -> None:
+    """Check the size of the scan of a DICOM whole-slide series against the total pixel matrices of its volume images.
+
+    Raises BadInput with both sizes. A series of several scans, or without such an image, is not judged.
+    """
+    volumes = [head for head in headers if head.matrix_width_px and "VOLUME" in (head.image_type or "").upper()]
+    scans = slide.scans()
+    if not volumes or len(scans) != 1:
+        return
+    sizes = {(head.matrix_width_px or 0, head.matrix_height_px or 0) for head in volumes}
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    size = scans[0].levels[0]
+    if (size.width_px, size.height_px) != (width, height):
+        theirs = f"{size.width_px} x {size.height_px} px"
+        message = f"its own header says {width} x {height} px for its largest image, Bio-Formats says {theirs}"
+        raise BadInput(message, slide.path, REMEDY)
 
 
 def mosaic_of(slide: Slide, image: Image, czi: CziFacts) -> Mosaic | None:

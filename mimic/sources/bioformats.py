@@ -54,10 +54,10 @@ def probe(path: Path, settings: Settings) -> Slide:
         numbers = f"{len(found['series'])} images and describes {len(document.images)}"
         raise BadInput(f"Bio-Formats finds {numbers}", path, "The file may be damaged")
     files = tuple(sorted({path, *(_companion(name, path) for name in found["files"])}))
-    warnings, missing = [*document.warnings], facts.missing_tiles
+    warnings, checked = [*document.warnings], [facts]
     for companion in files:
         if companion != path:
-            missing += structure.check(companion).missing_tiles
+            checked.append(structure.check(companion))
         options = companion.with_name(companion.name + ".bfoptions")
         if os.path.lexists(options):  # exists() raises when the longer name is too long
             warnings.append(f"{options.name} beside the file changes how Bio-Formats reads it")
@@ -65,9 +65,11 @@ def probe(path: Path, settings: Settings) -> Slide:
         _image(index, core, described, found["format"])
         for index, (core, described) in enumerate(zip(found["series"], document.images, strict=True))
     )
+    missing = sum(each.missing_tiles for each in checked)
     slide = Slide(
         path, files, found["format"], "bioformats", images, document.scanner, tuple(warnings), missing_tiles=missing
     )
+    scenes.compare_dicom(slide, [each.dicom for each in checked if each.dicom is not None])
     if facts.czi is None:
         return slide
     shown = replace(slide, images=tuple(_displayed(image, facts.czi.display) for image in images))
