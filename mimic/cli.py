@@ -9,15 +9,49 @@ import glob
 import os
 import signal
 import sys
-from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimic import __version__, cli_edit, cli_survey, settings
+from mimic import __version__, cli_edit, cli_options, cli_survey, settings
 from mimic.cli_edge import edge
+from mimic.cli_options import (
+    CODEC,
+    ICC,
+    LABEL,
+    MACRO,
+    PASSTHROUGH,
+    AllowMissing,
+    AppMag,
+    Channels,
+    Codec,
+    Colors,
+    Deidentify,
+    Down,
+    File,
+    Grey,
+    Icc,
+    Image,
+    Json,
+    LogFile,
+    Macro,
+    MergeScenes,
+    Mpp,
+    NoScale,
+    Output,
+    Passthrough,
+    Quality,
+    Ranges,
+    RgbJpeg,
+    Source,
+    Square,
+    TFrame,
+    Tile,
+    Verify,
+    ZPlane,
+)
 from mimic.errors import MimicError, OutputError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -34,68 +68,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-class Macro(StrEnum):
-    """What to do with a macro."""
-
-    keep = "keep"
-    drop = "drop"
-    crop_label = "crop-label"
-
-
-class Icc(StrEnum):
-    """What to do with a colour profile."""
-
-    keep = "keep"
-    srgb = "srgb"
-    strip_ = "strip"
-
-
-class Verify(StrEnum):
-    """How much of the pixels to compare."""
-
-    sample = "sample"
-    full = "full"
-
-
-File = Annotated[Path, typer.Argument(help="The slide.", readable=False)]
-"""Not ``readable``: typer would call what may not be read a usage error; it is bad input."""
-Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
-LogFile = Annotated[
-    Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE", readable=False)
-]
-Source = Annotated[str | None, typer.Option("--source", help="Read with vips, bioformats or bfconvert.")]
-Image = Annotated[int | None, typer.Option("--image", help="Convert this image only (see 'mimic info').")]
-Mpp = Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel; replaces the file's own.")]
-AppMag = Annotated[float | None, typer.Option("--appmag", help="Objective power; replaces the file's own.")]
-NoScale = Annotated[bool, typer.Option("--no-scale", help="Convert a file that states no scale, without one.")]
-Quality = Annotated[int, typer.Option("-q", "--quality", help="JPEG quality, 1 to 100.")]
-RgbJpeg = Annotated[bool, typer.Option("--rgb-jpeg", help="RGB 4:4:4 with shared tables: larger, widest reach.")]
-Tile = Annotated[int, typer.Option("--tile", help="Tile size in pixels, a multiple of 16.")]
-Down = Annotated[int, typer.Option("--downsample", help="Factor between levels: 4 or 2.")]
-Channels = Annotated[str | None, typer.Option("--channels", help="Show these channels only: 0,2.")]
-Colors = Annotated[str | None, typer.Option("--colors", help="Their colours: FF0000,00FF00.")]
-Ranges = Annotated[
-    list[str] | None, typer.Option("--range", help="Black and full colour of a channel: 0:120-4000; repeatable.")
-]
-Grey = Annotated[bool, typer.Option("--grey", help="Show channels in grey.")]
-ZPlane = Annotated[str | None, typer.Option("--z", help="Focus plane from 0 on, middle (default), or max of all.")]
-TFrame = Annotated[int | None, typer.Option("--t", help="Time point from 0 on.")]
-MergeScenes = Annotated[bool, typer.Option("--merge-scenes", help="Put a CZI's scenes on one canvas, in their places.")]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Convert a damaged file: what is missing becomes white, and is counted.")
-]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.", readable=False)]
-LABEL = typer.Option(
-    "--label", help="keep, drop, redact (blank it), or a picture to take its place.", metavar="keep|drop|redact|FILE"
-)
-MACRO = typer.Option("--macro", help="Keep the macro, drop it, or cut off the end with the label.")
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="Write nothing that names people, cases, devices or days, and prove it.")
-]
-ICC = typer.Option("--icc", help="Colour profile: keep it, take pixels to sRGB by it, or strip it.")
-Square = Annotated[bool, typer.Option("--square", help="Resample pixels that are not square.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -136,6 +108,8 @@ def convert(
     t: TFrame = None,
     merge_scenes: MergeScenes = False,
     allow_missing: AllowMissing = False,
+    passthrough: Annotated[Passthrough, PASSTHROUGH] = Passthrough.auto,
+    codec: Annotated[Codec, CODEC] = Codec.jpeg,
     verify: Annotated[Verify, typer.Option("--verify", help="Compare samples, or every pixel.")] = Verify.sample,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads; as many as cores by default.")] = None,
@@ -151,61 +125,13 @@ def convert(
     log_file: LogFile = None,
 ) -> None:
     """Convert slides to Aperio SVS, each verified before it gets its name."""
+    arguments = dict(locals())
     with edge(log_file):
         from mimic import requests
 
-        options = requests.options(
-            source=source,
-            image_index=image,
-            mpp_um=mpp,
-            appmag=appmag,
-            no_scale=no_scale,
-            quality=quality,
-            profile="rgb" if rgb_jpeg else "ycc",
-            tile_px=tile,
-            downsample=downsample,
-            **_label(label),
-            macro=macro.value,
-            deidentify=deidentify,
-            icc=icc.value,
-            square=square,
-            **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
-            merge_scenes=merge_scenes,
-            allow_missing=allow_missing,
-            verify=verify.value,
-            overwrite=overwrite,
-            threads=threads,
-            scratch=scratch,
-            deadline_s=deadline,
-        )
+        options = requests.options(**cli_options.chosen(arguments))
         found = _found(inputs, output, options)
         raise typer.Exit(_convert_all(found, report_file=report_file, as_json=as_json, quiet=quiet))
-
-
-def _label(wish: str) -> dict[str, Any]:
-    """The options of --label: one of three words, or else the name of a file ("./drop" is a file)."""
-    if wish in ("keep", "drop", "redact"):
-        return {"label": wish}
-    if not Path(wish).is_file():
-        remedy = "Use keep, drop, redact, or name a picture that is there"
-        raise UsageError(f"--label {wish} is neither a wish nor a file", remedy=remedy)
-    return {"label": "file", "label_file": Path(wish)}
-
-
-def _rendering(
-    channels: str | None, colors: str | None, ranges: list[str] | None, *, grey: bool, z: str | None, t: int | None
-) -> dict[str, Any]:
-    """The options that say how channels and planes are shown."""
-    from mimic import views
-
-    return {
-        "channels": None if channels is None else views.parse_channels(channels),
-        "colours": None if colors is None else views.parse_colours(colors),
-        "ranges": tuple(map(views.parse_range, ranges or ())),
-        "grey": grey,
-        "z": None if z is None else views.parse_z(z),
-        "t": t,
-    }
 
 
 def _found(inputs: list[str], output: Path | None, options: Options) -> Found:
@@ -299,35 +225,18 @@ def plan(
     t: TFrame = None,
     merge_scenes: MergeScenes = False,
     allow_missing: AllowMissing = False,
+    passthrough: Annotated[Passthrough, PASSTHROUGH] = Passthrough.auto,
+    codec: Annotated[Codec, CODEC] = Codec.jpeg,
     as_json: Json = False,
     log_file: LogFile = None,
 ) -> None:
     """Show what convert would do, and why, without reading a pixel."""
+    arguments = dict(locals())
     with edge(log_file):
         from mimic import plan as make_plans
         from mimic import report, screen
 
-        plans = make_plans(
-            file,
-            output,
-            source=source,
-            image_index=image,
-            mpp_um=mpp,
-            appmag=appmag,
-            no_scale=no_scale,
-            quality=quality,
-            profile="rgb" if rgb_jpeg else "ycc",
-            tile_px=tile,
-            downsample=downsample,
-            **_label(label),
-            macro=macro.value,
-            deidentify=deidentify,
-            icc=icc.value,
-            square=square,
-            **_rendering(channels, colors, range_, grey=grey, z=z, t=t),
-            merge_scenes=merge_scenes,
-            allow_missing=allow_missing,
-        )
+        plans = make_plans(file, output, **cli_options.chosen(arguments))
         if as_json:
             screen.text(report.to_json(plans))
         else:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent / "mimic"
 
 ROWS = """
     __main__
-    cli cli_edge cli_edit cli_survey screen screen_info screen_survey
+    cli cli_edge cli_options cli_edit cli_survey screen screen_info screen_survey
     service
     executors requests doctor survey survey_plot survey_page
     convert
