@@ -26,6 +26,7 @@ ROWS = """
 
 SIDEWAYS = {
     ("cli", "cli_edge"): "every command has the same edge",
+    ("cli", "cli_options"): "what a command's options are",
     ("cli", "cli_edit"): "a command is put on the app",
     ("cli", "cli_survey"): "a command is put on the app",
     ("cli_edit", "cli_edge"): "every command has the same edge",
@@ -127,7 +128,7 @@ DOORS = {
     "subprocess": {"programs.run", "programs.bfclient"},
     "jpype": {"programs.bfserver"},
     "pyvips": {"sources.vips"},
-    "typer": {"cli", "cli_edge", "cli_edit", "cli_survey"},
+    "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey"},
     "rich": {"screen", "screen_info", "screen_survey"},
     "openslide": {"verify", "edit"},
     "distributed": set[str](),
