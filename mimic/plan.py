@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mimic.copying import holes, jpeg_profile, kept, reason_against, sentences
 from mimic.errors import BadInput, Unsupported, UsageError
-from mimic.model import Coded, Image, Level, Objective, Options, Picture, Plan, Role, Scale, Slide
+from mimic.geometry import belongs, fit, level_sizes, thumbnail_size
+from mimic.jpegs import JPEG
+from mimic.model import Coded, Image, Level, Options, Picture, Plan, Role, Slide
+from mimic.naming import name_outputs
+from mimic.optics import APPMAG_MIN, MPP_RANGE_UM, decide_objective, decide_scale, scan_size
 from mimic.views import can_render, plain
 from mimic.views import decide as decide_rendering
 
-THUMBNAIL_PX = (1024, 768)
-"""Genuine thumbnails fit in this; svs-spec.md, section 3."""
-SIDE_MIN_PX = 144
-"""A level this small on a side still has a width ratio within 0.7 % of a power of two after flooring (opentile)."""
 PICTURE_MAX_PX = 8192
 """large_image refuses a larger label or macro."""
 SCAN_MIN_PX = 16
 """Below this nothing is left for a thumbnail that must be lower than the picture."""
 SCAN_MAX_PX = 2**31 - 1
-ANISOTROPY_MAX = 0.01
-"""Aperio has one MPP for both axes; svs-spec.md, section 4."""
-USUAL_POWERS = (1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0)
-"""What readers mean by AppMag, which must be a whole number: no 1.25x, no 2.5x; and 63x cannot be told from 60x."""
-POWER_TIMES_MPP_UM = 10.0
-"""Slide scanners sample 10 um a pixel of a virtual sensor: 40x at 0.25 um (0.22 to 0.275), 20x at 0.5, 10x at 1."""
-AGREEMENT = (6.4, 13.5)
-"""Objective power times MPP of a plain light path. Seen: Aperio 0.499 x 20 = 10.0, Hamamatsu 0.228 x 40 = 9.1, Zeiss
-0.44 x 20 = 8.8, confocals 7.1 to 7.8, a Nikon with the common 6.5 um camera 0.323 x 20 = 6.47. A power that is wrong
-by a factor of two gives 5 or 20. Outside, an aperture boost, an optovar or a camera adapter is at work, or one of the
-two is wrong."""
-APPMAG_MIN = 0.5
-"""Less would be written as AppMag 0."""
-MPP_RANGE_UM = (0.001, 1000.0)
-"""What an Aperio description can say; far more than a microscope's 0.02 to 50."""
 RGB_SPACE = b"RGB "
 """Bytes 16 to 20 of an ICC profile of RGB pixels (ICC.1, 7.2.6)."""
-ENDINGS_REFUSED = (
-    *(".svs", ".tif", ".tiff", ".btf", ".czi", ".ndpi", ".scn", ".bif", ".vsi", ".mrxs", ".dcm"),
-    *(".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp"),
-)
-"""Not a folder's name: whoever writes this after -o means a file."""
-JPEG = 7
-"""TIFF's number of it."""
 BYTES_PER_PIXEL = 0.5
 """Generous estimate of JPEG at quality 80 with its pyramid; noise takes more, glass far less."""
 
@@ -81,7 +57,7 @@ def plan(
     """
     _check_options(options)
     images = _choose_images(slide, options)
-    outputs = _name_outputs(slide, images, output, options, stem)
+    outputs = name_outputs(slide, images, output, options, stem)
     return tuple(
         _plan_image(slide, image, options, output=path, threads=threads, label_px=label_px)
         for image, path in zip(images, outputs, strict=True)
@@ -124,54 +100,6 @@ def _choose_images(slide: Slide, options: Options) -> tuple[Image, ...]:
     return scans
 
 
-def _name_outputs(
-    slide: Slide, images: tuple[Image, ...], output: Path | None, options: Options, stem: str | None
-) -> list[Path]:
-    folder, own_stem = _home(slide)
-    folder, stem = folder if output is None else output, stem or own_stem
-    single = len(images) == 1
-    if output is not None and is_file_name(output):
-        if not single:
-            remedy = "Give a folder with -o, or choose one image with --image"
-            raise UsageError(f"{len(images)} scan images cannot go into the one file {output.name}", slide.path, remedy)
-        return [output]
-    numbered = not single or (options.image_index is not None and len(slide.scans()) > 1)
-    places = [scan.index for scan in slide.scans()]
-    names = []
-    for image in images:
-        number = places.index(image.index) + 1 if image.index in places else image.index
-        names.append(folder / (f"{stem}_s{number}.svs" if numbered else f"{stem}.svs"))
-    return names
-
-
-def _home(slide: Slide) -> tuple[Path, str]:
-    """Where an output goes by default, and its name: beside the input. A DICOM series is its folder: its files are
-    named by numbers, and any of them leads to the same slide."""
-    folder = slide.path.parent
-    if slide.format == "DICOM" and len(slide.files) > 1 and folder.name:
-        return folder.parent, folder.name
-    return folder, output_stem(slide.path)
-
-
-def output_stem(path: Path) -> str:
-    """The input's name without its ending: "a.ome.tif" -> "a", "1.2.3.dcm" -> "1.2.3".
-
-    A DICOM file is often named by its UID alone, and ".3" is no ending: "1.2.3" and "1.2.4" are two slides.
-    """
-    stem = path.name if path.suffix[1:].isdecimal() else path.stem
-    return stem[:-4] if stem.lower().endswith(".ome") and len(stem) > 4 else stem
-
-
-def is_file_name(output: Path) -> bool:
-    """Whether ``-o`` names a file: it ends in .svs. Raises UsageError for an ending that readers would refuse."""
-    if output.suffix == ".svs":
-        return True
-    if output.suffix.lower() in ENDINGS_REFUSED:
-        remedy = "End it in .svs in lower case: Bio-Formats, cuCIM and slideio go by it"
-        raise UsageError(f"the output cannot be named {output.name}", remedy=remedy)
-    return False
-
-
 def _plan_image(
     slide: Slide,
     image: Image,
@@ -185,8 +113,8 @@ def _plan_image(
     why = _Why(warnings=list(slide.warnings))
     _explain_source(slide, image, why)
     rendering = decide_rendering(slide, image, options, say=why.say, warn=why.warn)
-    scale = _decide_scale(slide, image, options, why)
-    objective = _decide_objective(image, options, scale, why)
+    scale = decide_scale(slide, image, options, say=why.say, warn=why.warn)
+    objective = decide_objective(image, options, scale, say=why.say, warn=why.warn)
     coded = _decide_passthrough(slide, image, options, why, rendered=rendering is not None)
     levels = _decide_levels(scan_size(image, options), options, why, coded)
     width_px, height_px = levels[0].width_px, levels[0].height_px
@@ -247,49 +175,6 @@ def _explain_source(slide: Slide, image: Image, why: _Why) -> None:
         why.say(f"{len(slide.files)} files belong together and are read as one slide")
 
 
-def _decide_scale(slide: Slide, image: Image, options: Options, why: _Why) -> Scale | None:
-    if options.mpp_um is not None:
-        why.say(f"scale {options.mpp_um:g} um/px was given with --mpp" + _instead_of(image.scale))
-        return Scale(options.mpp_um, options.mpp_um, "option", "--mpp")
-    found = image.scale
-    if found is None:
-        if options.no_scale:
-            why.say("the file states no scale, and --no-scale allows a slide without")
-            why.warn("written without a scale: viewers will measure in pixels")
-            return None
-        remedy = "Give the micrometres of a pixel with --mpp, or convert without a scale with --no-scale"
-        raise BadInput("the file does not state its scale", slide.path, remedy)
-    if not _square(found):
-        if not options.square:
-            message = f"its pixels are not square: {found.x_um:g} x {found.y_um:g} um, and an SVS has one scale"
-            remedy = "Resample it to square pixels with --square, or give the scale that shall count with --mpp"
-            raise Unsupported(message, slide.path, remedy)
-        finer_um = min(found.x_um, found.y_um)
-        size, squared = image.levels[0], scan_size(image, options)
-        why.say(
-            f"pixels of {found.x_um:g} x {found.y_um:g} um are resampled to square ones of {finer_um:g} um, the finer "
-            f"scale: {size.width_px} x {size.height_px} px become {squared.width_px} x {squared.height_px}"
-        )
-        return Scale(finer_um, finer_um, found.origin, found.note)
-    mean_um = round(math.sqrt(found.x_um * found.y_um), 9)
-    both = f" (the mean of {found.x_um:g} and {found.y_um:g})" if found.x_um != found.y_um else ""
-    why.say(f"scale {mean_um:g} um/px{both} comes from the file: {found.note or 'its metadata'}")
-    return Scale(mean_um, mean_um, found.origin, found.note)
-
-
-def _square(scale: Scale) -> bool:
-    return max(scale.x_um, scale.y_um) / min(scale.x_um, scale.y_um) <= 1 + ANISOTROPY_MAX
-
-
-def scan_size(image: Image, options: Options) -> Level:
-    """Level 0 of the output: the image's own, or stretched along one axis where ``--square`` makes pixels square."""
-    size, scale = image.levels[0], image.scale
-    if not options.square or options.mpp_um is not None or scale is None or _square(scale):
-        return size
-    finer_um = min(scale.x_um, scale.y_um)
-    return Level(round(size.width_px * scale.x_um / finer_um), round(size.height_px * scale.y_um / finer_um))
-
-
 def must_decode(slide: Slide, image: Image, options: Options) -> str | None:
     """Why an option changes pixels, so that no compressed tile may be copied; None when none does."""
     if options.icc == "srgb" and slide.icc_profile is not None and slide.icc_profile[16:20] == RGB_SPACE:
@@ -318,62 +203,12 @@ def _decide_profile(slide: Slide, options: Options, why: _Why, *, rendered: bool
     return profile
 
 
-def _instead_of(found: Scale | None) -> str:
-    return f" and replaces {found.x_um:g} um/px of the file" if found is not None else ""
-
-
-def _decide_objective(image: Image, options: Options, scale: Scale | None, why: _Why) -> Objective | None:
-    if options.appmag is not None:
-        found = f" and replaces {image.objective.power:g}x of the file" if image.objective is not None else ""
-        why.say(f"magnification {options.appmag:g}x was given with --appmag{found}")
-        objective = Objective(options.appmag, "option", "--appmag")
-    elif image.objective is not None and image.objective.power >= APPMAG_MIN:
-        objective = image.objective
-        why.say(f"magnification {objective.power:g}x comes from the file: {objective.note or 'its metadata'}")
-    else:
-        return _derive_objective(scale, why)
-    if objective.power != int(objective.power):
-        why.say(f"AppMag must be a whole number: {objective.power:g} is written as {int(objective.power + 0.5)}")
-    if scale is not None and not agree(scale.x_um, objective.power):
-        usual = POWER_TIMES_MPP_UM / scale.x_um
-        why.warn(
-            f"{scale.x_um:g} um/px and {objective.power:g}x do not fit each other ({scale.x_um:g} um/px is usual at "
-            f"about {usual:.3g}x): an aperture boost, an optovar or a camera adapter can be the cause, else one of "
-            "them is wrong; trust the scale, and mend the magnification with --appmag if it is wrong"
-        )
-    return objective
-
-
-def _derive_objective(scale: Scale | None, why: _Why) -> Objective | None:
-    power = nearest_power(scale.x_um) if scale is not None else None
-    if scale is None or power is None:
-        why.say("magnification is unknown and not written")
-        why.warn("written without a magnification: HistoQC needs one, give it with --appmag")
-        return None
-    note = f"nearest usual objective to {scale.x_um:g} um/px"
-    why.say(f"magnification {power:g}x is derived: {note}; the file names no objective")
-    why.warn(f"magnification {power:g}x is derived from the scale; give the real one with --appmag if you know it")
-    return Objective(power, "derived", note)
-
-
-def nearest_power(mpp_um: float) -> float | None:
-    """The usual objective nearest to 10 um / MPP on a log scale; None beyond the range of objectives."""
-    wanted = POWER_TIMES_MPP_UM / mpp_um
-    nearest = min(USUAL_POWERS, key=lambda power: abs(math.log(power / wanted)))
-    return nearest if 0.5 <= nearest / wanted <= 2 else None
-
-
-def agree(mpp_um: float, power: float) -> bool:
-    """Whether a scale and an objective fit each other in a plain light path."""
-    return AGREEMENT[0] <= mpp_um * power <= AGREEMENT[1]
-
-
 def _decide_passthrough(slide: Slide, image: Image, options: Options, why: _Why, *, rendered: bool) -> Coded | None:
     """The compressed tiles that are copied, with the levels that are; None when pixels are decoded and encoded."""
     changed = "its pixels are rendered" if rendered else must_decode(slide, image, options)
     reason = reason_against(slide, image, options, must_decode=changed)
     if reason is None and slide.coded is not None:
-        coded = kept(slide.coded, belongs=_belongs)
+        coded = kept(slide.coded, belongs=belongs)
         if coded.missing:
             why.warn(holes(coded))
         return coded
@@ -407,40 +242,6 @@ def _decide_levels(size: Level, options: Options, why: _Why, coded: Coded | None
     return levels
 
 
-def level_sizes(
-    width_px: int, height_px: int, downsample: int, *, first: tuple[tuple[int, int], ...] = ()
-) -> tuple[tuple[int, int], ...]:
-    """Sizes of the pyramid, largest first, each floor(W/f) x floor(H/f); ``first`` are those that are there already.
-
-    A picture longer than a thumbnail gets at least one lower level; further ones only while they stay higher than a
-    full-size thumbnail, as on genuine slides: Bio-Formats drops the smallest level when the thumbnail is higher.
-    """
-    sizes = list(first) or [(width_px, height_px)]
-    while True:
-        width, height = (side // downsample for side in sizes[-1])
-        if not _belongs(sizes, (width, height)):
-            return tuple(sizes)
-        sizes.append((width, height))
-
-
-def _belongs(larger: Sequence[tuple[int, int]], size: tuple[int, int]) -> bool:
-    """Whether a level of ``size`` may follow the ``larger`` ones."""
-    wanted = len(larger) == 1 and max(larger[0]) > THUMBNAIL_PX[0]
-    return min(size) >= SIDE_MIN_PX and (wanted or size[1] > _fit(*larger[0], THUMBNAIL_PX)[1])
-
-
-def thumbnail_size(levels: tuple[Level, ...]) -> tuple[int, int]:
-    """(width, height) of the thumbnail: within 1024 x 768, and lower than the smallest level."""
-    smallest = levels[-1]
-    limit = (min(THUMBNAIL_PX[0], smallest.width_px), min(THUMBNAIL_PX[1], smallest.height_px - 1))
-    return _fit(levels[0].width_px, levels[0].height_px, limit)
-
-
-def _fit(width_px: int, height_px: int, limit_px: tuple[int, int]) -> tuple[int, int]:
-    factor = min(limit_px[0] / width_px, limit_px[1] / height_px, 1.0)
-    return max(1, int(width_px * factor)), max(1, int(height_px * factor))
-
-
 def _decide_pictures(
     slide: Slide, image: Image, options: Options, why: _Why, label_px: tuple[int, int] | None
 ) -> tuple[Picture, ...]:
@@ -453,7 +254,7 @@ def _decide_label(
     slide: Slide, image: Image, options: Options, why: _Why, label_px: tuple[int, int] | None
 ) -> Picture | None:
     if options.label == "file" and label_px is not None:
-        width, height = _fit(*label_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+        width, height = fit(*label_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
         why.say(f"the label is the picture given with --label, {width} x {height} px")
         return Picture("label", -1, width, height)
     found = _largest(slide, image, "label")
@@ -463,7 +264,7 @@ def _decide_label(
         why.say("the label is left out, as --label drop asks")
         return None
     if options.label == "redact":
-        width, height = _fit(found.levels[0].width_px, found.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+        width, height = fit(found.levels[0].width_px, found.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
         why.say(f"the label is blanked, {width} x {height} px, as --label redact asks")
         return Picture("label", found.index, width, height)
     if options.deidentify:
@@ -499,6 +300,6 @@ def _kept_picture(slide: Slide, found: Image, why: _Why) -> Picture | None:
     if not (plain(found) or can_render(slide, found)):
         why.warn(f"the {found.role} (image {found.index}) is not 8-bit RGB and was left out")
         return None
-    width, height = _fit(found.levels[0].width_px, found.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
+    width, height = fit(found.levels[0].width_px, found.levels[0].height_px, (PICTURE_MAX_PX, PICTURE_MAX_PX))
     why.say(f"the {found.role} is image {found.index} ({found.name or 'unnamed'}), {width} x {height} px")
     return Picture(found.role, found.index, width, height)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from mimic import ngff, privacy, sets
 from mimic.errors import BadInput, MimicError, UsageError
 from mimic.model import Options, Request
-from mimic.plan import is_file_name, output_stem
+from mimic.naming import is_file_name, output_stem
 from mimic.probe import find_slides
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from mimic import icc, report, screen, survey
 from mimic.coding import Coding, coding
 from mimic.model import Channel, Image, Level, Slide
-from mimic.plan import AGREEMENT, POWER_TIMES_MPP_UM
+from mimic.optics import AGREEMENT, POWER_TIMES_MPP_UM
 
 FILES_MAX = 12
 """Named on the screen; --json has all."""

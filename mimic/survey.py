@@ -22,7 +22,7 @@ from mimic import sets
 from mimic.coding import coding
 from mimic.errors import BadInput, InternalError, MimicError, UsageError, writing_failed
 from mimic.model import Image, Slide
-from mimic.plan import ANISOTROPY_MAX, POWER_TIMES_MPP_UM, agree
+from mimic.optics import ANISOTROPY_MAX, POWER_TIMES_MPP_UM, agree
 from mimic.probe import SUFFIXES, find_slides, probe
 from mimic.settings import Settings
 

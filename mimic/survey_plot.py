@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from mimic.plan import AGREEMENT, POWER_TIMES_MPP_UM
+from mimic.optics import AGREEMENT, POWER_TIMES_MPP_UM
 from mimic.survey import Row
 
 WIDTH, HEIGHT = 960, 470

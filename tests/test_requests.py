@@ -165,7 +165,7 @@ def test_options_from_words() -> None:
     ("fields", "words"),
     [
         ({"qualty": 90}, "there is no option qualty"),
-        ({"z": 1, "a": 2}, "there is no option a, z"),
+        ({"zz": 1, "a": 2}, "there is no option a, zz"),
         ({"downsample": 3}, "downsample cannot be 3. It can be 2 or 4"),
         ({"label": "burn"}, "label cannot be 'burn'. It can be keep or drop"),
         ({"profile": "cmyk"}, "ycc or rgb"),
