@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import imagecodecs
 import numpy as np
@@ -43,20 +43,19 @@ Place = tuple[int, int]
 
 def open_tiles(plan: Plan) -> TileReader:
     """A reader of the tiles that the plan copies, by the index of its levels."""
-    module = import_module(f"mimic.sources.{coded_of(plan).source}")
-    return cast(TileReader, module.open_tiles(plan.slide, plan.image, coded_of(plan)))
+    return cast(TileReader, _module(coded_of(plan).source).open_tiles(plan.slide, plan.image, coded_of(plan)))
 
 
 def tools(plan: Plan) -> tuple[Tool, ...]:
     """The libraries that read compressed tiles."""
-    return cast(tuple[Tool, ...], import_module(f"mimic.sources.{coded_of(plan).source}").tools())
+    return cast(tuple[Tool, ...], _module(coded_of(plan).source).tools())
 
 
 def misread(slide: Slide, image: Image) -> str | None:
     """Why the slide's ordinary source would give wrong pixels for ``image``, if that is known."""
     if slide.format != "DICOM" or slide.source not in ("bioformats", "bfconvert"):
         return None
-    return cast(str | None, import_module("mimic.sources.dicom").misread(slide, image))
+    return cast(str | None, _module("dicom").misread(slide, image))
 
 
 def refuse_misread(plan: Plan) -> None:
@@ -255,6 +254,12 @@ def _jpeg_422(pixels: Pixels, quality: int) -> bytes:
             pixels, quality, colorspace="rgb", outcolorspace="ycbcr", subsampling="422", optimize=True
         )
     )
+
+
+def _module(name: str) -> Any:
+    """A source of compressed tiles: ``open_tiles``, ``tools`` and, for DICOM, ``misread``; imported now and not
+    before."""
+    return import_module(f"mimic.sources.{name}")
 
 
 def coded_of(plan: Plan) -> Coded:

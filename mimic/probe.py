@@ -11,7 +11,6 @@ from mimic import colour, ngff, sets, sources, structure
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Slide
 from mimic.settings import Settings
-from mimic.sources import tiff
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -26,6 +25,8 @@ UNREAD = frozenset((".mrxs",))
 """Formats that nothing here reads but bioformats2raw, and whose main file would pass for something else."""
 BIOFORMATS2RAW = "bioformats2raw"
 DICOM_MAGIC_AT = 128
+TILED = ("tiff", "dicom")
+"""Containers of compressed tiles, and the sources that read them as they are."""
 
 
 def probe(path: Path, settings: Settings, *, source: str | None = None) -> Slide:
@@ -58,13 +59,11 @@ def coded(slide: Slide) -> Slide:
     if len(slide.scans()) != 1 or slide.path.is_dir():
         return slide
     kind = structure.container(slide.path)
-    if kind == "tiff":
-        return replace(slide, coded=tiff.coded(slide, slide.scans()[0]))
-    if kind == "dicom":
-        dicom = import_module("mimic.sources.dicom")  # pydicom takes a third of a second
-        slide = replace(slide, files=dicom.members(slide))
-        return replace(slide, coded=dicom.coded(slide, slide.scans()[0]))
-    return slide
+    if kind not in TILED:
+        return slide
+    source = import_module(f"mimic.sources.{kind}")  # now and not before: pydicom takes a third of a second
+    slide = replace(slide, files=source.members(slide))
+    return replace(slide, coded=source.coded(slide, slide.scans()[0]))
 
 
 def find_slides(folder: Path) -> Iterator[Path]:

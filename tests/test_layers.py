@@ -16,9 +16,9 @@ ROWS = """
     service
     executors requests doctor survey survey_plot survey_page
     convert
-    stream reread peek
+    stream reread peek passthrough copyproof
     probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples coding jpegquality \
-        mosaic ngff chunks structure edit editdraft edittext ifds tiffedit disk report staging
+        jpegs copying dicomfile mosaic ngff chunks structure edit editdraft edittext ifds tiffedit disk report staging
     programs
     model errors settings
 """
@@ -47,6 +47,12 @@ SIDEWAYS = {
     ("coding", "streams"): "a JPEG's segments",
     ("coding", "structure"): "the containers' own directories",
     ("jpegquality", "streams"): "a JPEG's segments",
+    ("copyproof", "passthrough"): "the proof of what it wrote",
+    ("copying", "jpegs"): "the numbers of codecs and colours",
+    ("dicomfile", "structure"): "bounded reading of a file's bytes",
+    ("plan", "copying"): "whether tiles are copied is one decision of many",
+    ("sources", "dicomfile"): "the header and the frames of an instance",
+    ("sources", "jpegs"): "whether a tile may be declared in an Aperio file",
     ("probe", "sources"): "a source knows what its files are",
     ("sources", "structure"): "a damaged file is refused before a decoder paints it black",
     ("sources", "ome"): "Bio-Formats tells its facts as OME-XML",
@@ -115,6 +121,8 @@ PURE = (
     "samples",
     "wording",
     "jpegquality",
+    "jpegs",
+    "copying",
     "survey_page",
     "survey_plot",
 )
@@ -130,7 +138,7 @@ DOORS = {
     "pyvips": {"sources.vips"},
     "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey"},
     "rich": {"screen", "screen_info", "screen_survey"},
-    "openslide": {"verify", "edit"},
+    "openslide": {"verify", "edit", "copyproof"},
     "distributed": set[str](),
 }
 """Libraries that are imported in one place only."""

@@ -92,6 +92,11 @@ def coded(slide: Slide, image: Image) -> Coded:
         return _described(source, slide, base, _lower(sheets, base, image))
 
 
+def members(slide: Slide) -> tuple[Path, ...]:
+    """The files of a slide."""
+    return slide.files
+
+
 def open_tiles(slide: Slide, image: Image, found: Coded) -> TiffTiles:
     """A reader of the tiles that ``found`` describes, by the index of its levels."""
     return TiffTiles(slide.path, image, found)
