@@ -16,7 +16,7 @@ import numpy as np
 import openslide
 import tifffile
 
-from mimic import ifds, sheets, staging, svs, tiffedit, wording
+from mimic import description, ifds, sheets, staging, tiffedit, wording
 from mimic.disk import Disk
 from mimic.editdraft import Draft, Wish, draft
 from mimic.errors import MimicError, OutputError, UsageError, VerificationFailed, writing_failed
@@ -198,7 +198,7 @@ def _misread(made: Draft, before: _Seen, now: _Seen) -> Iterator[str]:
     vendor, levels, names, mpp, power = before.openslide
     if vendor == "aperio":
         names -= frozenset(made.dropped)
-        pairs = svs.parse(made.texts[0] or "").values
+        pairs = description.parse(made.texts[0] or "").values
         mpp, power = pairs.get("MPP"), pairs.get("AppMag")
     if now.openslide is None or now.openslide[:3] != (vendor, levels, names):
         yield f"OpenSlide sees {now.openslide}"

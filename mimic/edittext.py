@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
-from mimic import svs
+from mimic import description
 from mimic.errors import InternalError, Unsupported, UsageError
 from mimic.model import Scale
 
@@ -52,7 +52,7 @@ def changes(
     text: str, pairs: Iterable[tuple[str, str]], removes: Iterable[str], *, deidentify: bool = False
 ) -> Changes:
     """The wishes of a user about the description ``text`` of the baseline. Raises UsageError."""
-    now = svs.parse(text).values
+    now = description.parse(text).values
     there = list(now)
     sets: dict[str, str] = {}
     for wanted, said in pairs:
@@ -82,7 +82,7 @@ def changes(
 def _key(wanted: str, there: Iterable[str]) -> str:
     """The key as the file or Aperio spells it: readers tell "appmag" from "AppMag"."""
     key = wanted.strip()
-    if not key or "=" in key or svs.clean(key) != key:
+    if not key or "=" in key or description.clean(key) != key:
         raise UsageError(f"{wanted!r} cannot be the name of a value", remedy="Use letters, digits and spaces")
     known = [*there, "AppMag", "MPP", *PROTECTED]
     if key not in known:
@@ -97,7 +97,7 @@ def _value(key: str, said: str) -> str:
         return appmag_text(_float(key, said))
     if key == "MPP":
         return mpp_text(_float(key, said))
-    value = svs.clean(said)
+    value = description.clean(said)
     if not value:
         raise UsageError(f"{key} cannot become {said!r}", remedy=f"Say a text, or take it away with --remove '{key}'")
     return value
@@ -121,7 +121,7 @@ def appmag_text(power: float) -> str:
 def mpp_text(mpp_um: float) -> str:
     """MPP as a decimal number. Raises UsageError."""
     try:
-        return svs.mpp_text(Scale(mpp_um, mpp_um, "option"))
+        return description.mpp_text(Scale(mpp_um, mpp_um, "option"))
     except InternalError as error:
         raise UsageError(f"MPP cannot become {mpp_um:g}", remedy="Say micrometres a pixel, like 0.25") from error
 
@@ -167,7 +167,7 @@ def _head(head: str) -> str:
         shown = _GEOMETRY.match(body)
         if not good and not prefix.startswith("Aperio"):
             raise Unsupported("its description does not begin as Aperio's", remedy="Convert it with --deidentify")
-        newest = (prefix if good else svs.PREFIX) + line_end + (shown[0] if shown else "")
+        newest = (prefix if good else description.PREFIX) + line_end + (shown[0] if shown else "")
     return ";".join([newest, *kept])
 
 

@@ -11,7 +11,7 @@ import re
 from contextlib import closing
 from pathlib import Path
 
-from mimic import harvest, icc, sheets, svs, tifffields
+from mimic import description, harvest, icc, sheets, tifffields
 from mimic.errors import BadInput
 from mimic.model import Check
 from mimic.phi import SAFE_SVS_KEYS
@@ -56,7 +56,7 @@ def _description(layout: sheets.Layout) -> Check:
         if not text.startswith("Aperio"):
             found += [f"{sheet.name}: {_shown(line)}" for line in text.splitlines() if line.strip()]
             continue
-        for key, value in svs.parse(text).pairs:
+        for key, value in description.parse(text).pairs:
             if key.lower() not in SAFE_SVS_KEYS and value:
                 found.append(f"{sheet.name}: {key} = {_shown(value)}")
     return sheets.rule("descriptions", _distinct(found), measured="no pair identifies", expected="only sizes and scale")
@@ -71,7 +71,7 @@ def _pictures(layout: sheets.Layout) -> tuple[Check, ...]:
     labels, macros = layout.of("label"), layout.of("macro")
     others = layout.of("other")
     base = (layout.sheets[0].text or b"").decode("latin-1")
-    cut = svs.parse(base).values.get("Deidentified") is not None
+    cut = description.parse(base).values.get("Deidentified") is not None
     return (
         sheets.rule("label", [f"{each.name}: look at it" for each in labels], measured="absent", expected="absent"),
         sheets.rule(

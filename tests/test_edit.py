@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mimic import disk, edit, edittext, ifds, rules, svs, tiffedit, verify
+from mimic import description, disk, edit, edittext, ifds, rules, svs, tiffedit, verify
 from mimic.cli import app
 from mimic.edit import Edited, Wish
 from mimic.errors import BadInput, MimicError, OutputError, Unsupported, UsageError, VerificationFailed
@@ -149,7 +149,7 @@ def test_new_scale_is_seen_and_pixels_stay(name: str, copy_of: Callable[[str], P
     after = [text for text in texts(path) if "AppMag" in text]
     assert len(after) == len(levels)
     for text in after:
-        values = svs.parse(text).values
+        values = description.parse(text).values
         assert (values["AppMag"], values["MPP"], values["Edited"]) == ("40", "0.2600", f"mimic {VERSION}")
     if name in OPENSLIDE_READS:
         said = properties(path)
@@ -591,7 +591,7 @@ def test_any_pairs(tokens: list[str], pairs: list[tuple[str, str]], removes: lis
     except UsageError:
         return
     new = edittext.changed(text, todo, stamp="mimic 1")
-    found = svs.parse(new)
+    found = description.parse(new)
     values = found.values
     assert {key: values[key] for key in todo.sets} == dict(todo.sets)
     assert not todo.removes & values.keys()
@@ -601,8 +601,8 @@ def test_any_pairs(tokens: list[str], pairs: list[tuple[str, str]], removes: lis
         assert not set("|\r\n\0") & set(f"{key}{value}")
         assert sum(each == key for each, _ in found.pairs) == 1
     touched = {*todo.sets, *todo.removes, "Edited"}
-    kept = [token for token in text.split("|")[1:] if svs.parse(f"|{token}").pairs[0][0] not in touched]
-    assert [token for token in new.split("|")[1:] if svs.parse(f"|{token}").pairs[0][0] not in touched] == [
+    kept = [token for token in text.split("|")[1:] if description.parse(f"|{token}").pairs[0][0] not in touched]
+    assert [token for token in new.split("|")[1:] if description.parse(f"|{token}").pairs[0][0] not in touched] == [
         *kept[:-1],
         *([kept[-1].rstrip("\0\r\n ")] if kept and kept[-1] == tokens[-1] else kept[-1:]),
     ]

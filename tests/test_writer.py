@@ -20,7 +20,7 @@ import pytest
 import tifffile
 from skimage import data
 
-from mimic import encode, svs
+from mimic import description, encode, svs
 from mimic.errors import InternalError, OutputError
 from mimic.model import Box, CodedTile, Page, Picture, Pixels, Plan, Profile, Tag, Written
 from mimic.pyramid import Pyramid, area_average, thumbnail
@@ -155,7 +155,7 @@ def test_tifffile_sees_an_aperio_slide(slide: tuple[Plan, Written], tissue: Pixe
         for level, want in zip(seen.series[0].levels, levels_of(tissue), strict=True):
             assert psnr_db(level.asarray(), want) > 26
         np.testing.assert_array_equal(seen.series[2].asarray(), tissue[:463, :387])
-        described = [svs.parse(page.description) for page in seen.pages if isinstance(page, tifffile.TiffPage)]
+        described = [description.parse(page.description) for page in seen.pages if isinstance(page, tifffile.TiffPage)]
     assert [each.kind for each in described] == ["baseline", "thumbnail", "level", "level", "label", "macro"]
     assert described[0].values["AppMag"] == "40"
 
