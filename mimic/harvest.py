@@ -55,6 +55,7 @@ NOT_PERSONAL = re.compile(
 )
 TAGGED = re.compile(r"<([A-Za-z][\w:.-]{1,60})(?:\s[^<>]{0,200})?>([^<>\x00]{2,400})</")
 VALUED = re.compile(r"""<([A-Za-z][\w:.-]{1,60})\s[^<>]{0,200}?\bvalue\s*=\s*["']([^"'<>]{2,400})["']""")
+QUOTED = re.compile(r'"([A-Za-z][\w .-]{1,60})"\s*:\s*"([^"\\\x00-\x1f]{2,400})"')
 ASSIGNED = re.compile(r"""([A-Za-z][\w .-]{1,40}?)\s*[=:]\s*["']?([^"'<>|\r\n\x00-\x1f]{2,200})""")
 
 
@@ -77,6 +78,8 @@ def traces(path: Path, slide: Slide) -> tuple[Trace, ...]:
 
 
 def _of_file(path: Path) -> list[Trace]:
+    if path.is_dir():  # a Zarr store, of which the documents are looked into
+        return []
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
@@ -215,7 +218,7 @@ def _local(tag: Any) -> str:
 
 def _words(text: str) -> Iterator[Trace]:
     """Keys and values in text of no known structure."""
-    for pattern in (TAGGED, VALUED, ASSIGNED):
+    for pattern in (TAGGED, VALUED, QUOTED, ASSIGNED):
         for found in pattern.finditer(text):
             if IDENTIFYING.search(found[1]):
                 # a key in free text may be a name itself, and names of fields are told

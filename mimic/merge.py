@@ -68,8 +68,8 @@ def merged(slide: Slide) -> Slide:
     scans = slide.scans()
     if len(scans) < 2:
         return slide
-    czi = structure.check(slide.path).czi
-    if czi is None or slide.source != "bioformats":
+    czi = structure.check(slide.path).czi if slide.source == "bioformats" else None  # a Zarr's path is a folder
+    if czi is None:
         message = f"its {len(scans)} scans cannot be merged: the format does not tell where they lie"
         raise Unsupported(message, slide.path, "Leave --merge-scenes out: each then becomes a file of its own")
     if not czi.scenes:
