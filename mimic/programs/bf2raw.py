@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mimic.errors import MimicError, ToolFailed, ToolMissing
+from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing
 from mimic.programs import bftools, jvm, run
 from mimic.settings import Settings
 
@@ -180,8 +180,8 @@ def failure(done: run.Completed, path: Path, said: str | None = None) -> MimicEr
     if re.search(r"JAVA_HOME|no 'java' command", text) and done.returncode > 0:
         return ToolMissing(f"{NAME} finds no Java", None, "Put a java on PATH, or name one with MIMIC_JAVA")
     found = bftools.failure(done, path)
-    if said is not None and done.returncode in (0, 1):
-        return type(found)(f"{NAME} cannot convert it: {said[:300]}", path, found.remedy)
+    if said is not None and type(found) is BadInput:
+        return BadInput(f"{NAME} cannot convert it: {said[:300]}", path, found.remedy)
     return found
 
 
