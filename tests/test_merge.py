@@ -18,7 +18,8 @@ import mimic
 from mimic import merge, settings
 from mimic.errors import ToolFailed, Unsupported, UsageError
 from mimic.model import Box, Level, Scale
-from tools.make_samples import MPP_UM, histology
+from tools.czi_samples import MPP_UM
+from tools.make_samples import histology
 
 SCENES = {0: (-300, 50, 512, 512), 1: (1000, 400, 512, 512), 2: (150, 480, 512, 512)}
 """x, y, width, height on the stage; the third one overlaps a corner of the first. Bio-Formats 7.3.1 mistakes the sizes

@@ -18,7 +18,8 @@ from mimic import requests, sets
 from mimic.cli import main
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Options
-from tools.make_samples import MPP_UM, Sample, histology
+from tools.czi_samples import MPP_UM
+from tools.make_samples import Sample, histology
 
 SLIDEDAT = (
     "\ufeff[GENERAL]\r\nSLIDE_ID = X\r\n[HIERARCHICAL]\r\nINDEXFILE = Index.dat\r\n[DATAFILE]\r\nFILE_COUNT = 2\r\n"

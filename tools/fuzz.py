@@ -38,7 +38,7 @@ from mimic import settings
 from mimic.convert import convert
 from mimic.errors import MimicError
 from mimic.model import Options, Request
-from tools.make_samples import (
+from tools.czi_samples import (
     CZI_DIMENSION,
     CZI_SEGMENT,
     MPP_UM,
@@ -46,13 +46,10 @@ from tools.make_samples import (
     SubBlock,
     build_czi,
     czi_xml,
-    histology,
-    macro_picture,
-    make_sample,
     read_subblocks,
-    reduced,
     to_jpeg_xr,
 )
+from tools.make_samples import histology, macro_picture, make_sample, reduced
 
 SIZE_PX = 1000
 BLOCK_BYTES = 4096
@@ -344,8 +341,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
             row = [counts[name, kind, result] for result in shown]
             if total := sum(counts[name, kind, result] for result in columns):
                 lines.append(f"| {name} | {kind} | {total} | {' | '.join(map(str, row))} |")
-    total = [sum(each.result == result for each in outcomes) for result in shown]
-    lines.append(f"| all | | {len(outcomes)} | {' | '.join(map(str, total))} |")
+    sums = [str(sum(each.result == result for each in outcomes)) for result in shown]
+    lines.append(f"| all | | {len(outcomes)} | {' | '.join(sums)} |")
     return "\n".join(lines)
 
 
