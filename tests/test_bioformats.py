@@ -34,7 +34,7 @@ from mimic.sources import bioformats
 from mimic.sources.bioformats import Reader, box_size, grid
 from mimic.structure import CziFacts
 from tests.conftest import module
-from tools import make_samples
+from tools import czi_samples, make_samples
 from tools.make_samples import Sample
 
 
@@ -239,7 +239,7 @@ def test_a_grid_covers_each_pixel_once(width: int, height: int, across: int, dow
 def test_sizes_that_differ_from_the_containers_are_refused(
     sample_czi: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, int], words: str
 ) -> None:
-    plain = structure.whole
+    plain = structure.check
 
     def halved(path: Path) -> structure.Facts:
         facts = plain(path)
@@ -247,7 +247,7 @@ def test_sizes_that_differ_from_the_containers_are_refused(
         scene = replace(facts.czi.scenes[0], **change)
         return replace(facts, czi=replace(facts.czi, scenes=(scene,)))
 
-    monkeypatch.setattr(structure, "whole", halved)
+    monkeypatch.setattr(structure, "check", halved)
     with pytest.raises(BadInput, match=words) as caught:
         probe(sample_czi)
     assert "1536" in str(caught.value) or "1152" in str(caught.value)
@@ -278,11 +278,11 @@ def test_holes_of_a_mosaic_are_white_and_told(tmp_path: Path) -> None:
 def rebuilt(made: Sample, path: Path, change: Callable[[int, bytes], bytes]) -> Path:
     """A copy of a CZI whose tiles' compressed data went through ``change`` (number, data)."""
     whole = made.path.read_bytes()
-    blocks = make_samples.read_subblocks(whole)
+    blocks = czi_samples.read_subblocks(whole)
     blocks = [replace(block, data=change(number, block.data)) for number, block in enumerate(blocks)]
     height, width = made.pixels.shape[:2]
-    xml = make_samples.czi_xml(width, height, len(blocks))
-    path.write_bytes(make_samples.build_czi(whole[: make_samples.CZI_SEGMENT.size + 512], blocks, xml))
+    xml = czi_samples.czi_xml(width, height, len(blocks))
+    path.write_bytes(czi_samples.build_czi(whole[: czi_samples.CZI_SEGMENT.size + 512], blocks, xml))
     return path
 
 
@@ -305,7 +305,7 @@ def test_a_block_that_comes_back_black_is_refused(sample: Callable[[str], Sample
     """The same without a word in the log."""
     made = sample("czi_jpegxr")
     black = imagecodecs.jpegxr_encode(np.zeros((512, 512, 3), np.uint8), level=1.0, photometric="RGB")
-    black = bytes(black).replace(make_samples.WIC_24BPP_RGB, make_samples.WIC_24BPP_BGR, 1)
+    black = bytes(black).replace(czi_samples.WIC_24BPP_RGB, czi_samples.WIC_24BPP_BGR, 1)
     path = rebuilt(made, tmp_path / "a.czi", lambda n, data: black if n == 1 else data)
     with pytest.raises(BadInput, match="x=512, y=0 came back black"):
         pixels_of(probe(path))
