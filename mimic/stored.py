@@ -130,7 +130,7 @@ def _lower(plan: Plan, *, threads: int, settings: Settings) -> Iterator[tuple[tu
     if not readable or slide.format in UNREADABLE or len(image.levels) < 2:
         yield None
         return
-    module = import_module("mimic.sources.bioformats")
+    module = import_module(f"mimic.sources.{slide.source}")
     with closing(module.Planes(slide, image, threads=threads, settings=settings)) as planes:
         yield image.levels, partial(_from_planes, planes)
 

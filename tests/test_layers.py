@@ -14,11 +14,14 @@ ROWS = """
     __main__
     cli cli_edge cli_options cli_edit cli_survey screen screen_info screen_survey
     service
-    executors requests doctor survey survey_plot survey_page
+    executors requests doctor reveal survey survey_plot survey_page
     convert
-    stream reread peek passthrough copyproof
-    probe plan sources ome omexml scenes render views pyramid encode svs writer verify rules sheets streams wording samples coding jpegquality \
-        jpegs copying dicomfile mosaic ngff chunks structure edit editdraft edittext ifds tiffedit disk report staging
+    job
+    stream reread peek passthrough copyproof missing stored merge resample
+    probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
+        verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
+        chunks structure edit editdraft edittext ifds tiffedit disk report staging
+    description geometry naming pictures phi icc tifffields
     programs
     model errors settings
 """
@@ -68,6 +71,17 @@ SIDEWAYS = {
     ("ngff", "ome"): "units and what is a pixel size",
     ("ngff", "structure"): "one reader of JSON documents is enough",
     ("probe", "ngff"): "a folder can be a slide",
+    ("plan", "jpegs"): "the numbers of codecs",
+    ("probe", "structure"): "the container tells what kind of copying there can be",
+    ("plan", "optics"): "scale and magnification are decisions of their own",
+    ("optics", "views"): "a channel's planes have no colours to measure by",
+    ("probe", "colour"): "a colour profile is a fact of the file",
+    ("probe", "sets"): "any file of a slide of several stands for it",
+    ("colour", "sources"): "pixels are taken to sRGB on their way from a source",
+    ("sets", "structure"): "the containers' own directories",
+    ("strips", "structure"): "bounded reading of a file's bytes",
+    ("privacy", "harvest"): "what is searched for was found in the input",
+    ("missing", "passthrough"): "how a hole is filled among copied tiles",
     ("plan", "views"): "how channels and planes are shown is one decision of many",
     ("svs", "views"): "the description says how colours were made",
     ("views", "render"): "which types of samples can be rendered",
@@ -86,14 +100,12 @@ SIDEWAYS = {
     ("edit", "ifds"): "directories are compared with what was meant",
     ("edit", "sheets"): "directories are read as the rules see them",
     ("edit", "staging"): "an edited copy gets its name when it is whole",
-    ("edit", "svs"): "what the new description says",
     ("edit", "tiffedit"): "how a crash is survived is a matter of its own",
     ("edit", "wording"): "the description is compared with what was meant",
     ("editdraft", "edittext"): "what a description becomes is a matter of its own",
     ("editdraft", "ifds"): "directories are written again",
     ("editdraft", "sheets"): "the part that a directory plays",
     ("editdraft", "wording"): "an edit must not break a rule of descriptions",
-    ("edittext", "svs"): "the dialect is written in one place",
     ("ifds", "structure"): "a reader that knows the end of the file",
     ("tiffedit", "disk"): "one file, under a lock",
     ("tiffedit", "ifds"): "directories are written again",
@@ -125,6 +137,11 @@ PURE = (
     "copying",
     "survey_page",
     "survey_plot",
+    "optics",
+    "naming",
+    "geometry",
+    "description",
+    "icc",
 )
 IMPURE = frozenset(
     (
