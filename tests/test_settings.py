@@ -12,7 +12,7 @@ import pytest
 import mimic
 from mimic import settings
 
-VARIABLES = ("MIMIC_JAVA", "MIMIC_BIOFORMATS", "MIMIC_SCRATCH", "MIMIC_HEAP_MB")
+VARIABLES = ("MIMIC_JAVA", "MIMIC_BIOFORMATS", "MIMIC_BIOFORMATS2RAW", "MIMIC_SCRATCH", "MIMIC_HEAP_MB")
 
 
 @pytest.fixture(autouse=True)
