@@ -76,7 +76,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _lines(done: Edited, *, dry_run: bool) -> list[str]:
     """The difference of a dry run, or one line of what was done; notes below."""
-    from mimic.screen import shown, size_text
+    from mimic.report import size_text
+    from mimic.screen import shown
 
     name = shown(done.path)
     if dry_run:

@@ -6,10 +6,12 @@ every slide scanner writes with libjpeg. For tables of others it is the quality 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic.streams import DQT, FRAMES, segments
+from mimic.jpegs import DQT, FRAMES, segments
 
 LUMINANCE = np.array(
     [
@@ -36,9 +38,14 @@ def estimate(data: bytes, shared: bytes | None = None) -> int | None:
     return None if table is None else nearest(table)
 
 
-def nearest(table: NDArray[np.int64]) -> int:
-    """The quality whose table, as libjpeg makes it, is nearest to ``table`` (64 numbers in zigzag order)."""
-    return int(np.abs(_scaled() - table).sum(axis=1).argmin()) + 1
+def nearest(table: Sequence[int] | NDArray[np.int64]) -> int | None:
+    """The quality whose table, as libjpeg makes it, is nearest to ``table`` (64 numbers in zigzag order).
+
+    None for a table of another length: there is none.
+    """
+    if len(table) != ENTRIES:
+        return None
+    return int(np.abs(_scaled() - np.asarray(table, np.int64)).sum(axis=1).argmin()) + 1
 
 
 def _scaled() -> NDArray[np.int64]:
@@ -52,7 +59,8 @@ def _read(data: bytes, tables: dict[int, NDArray[np.int64]]) -> tuple[dict[int, 
     """``tables`` and those in ``data``, by number, and the number that the first component uses (0 if none says)."""
     found, wanted = dict(tables), 0
     try:
-        for marker, payload in segments(data):
+        for marker, start, end in segments(data):
+            payload = data[start + 4 : end]
             if marker == DQT:
                 found |= _tables(payload)
             elif marker in FRAMES and len(payload) >= 9:

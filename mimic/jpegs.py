@@ -24,13 +24,6 @@ SUBSAMPLED = frozenset(((2, 2), (2, 1)))
 """YCbCr 4:2:0 and 4:2:2, the two that all readers show right."""
 ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
 
-LUMINANCE = (
-    16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61,
-    60, 57, 51, 56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77, 113,
-    121, 112, 100, 120, 92, 101, 103, 99,
-)  # fmt: skip
-"""T.81's example of a quantisation table (K.1) in zigzag order: libjpeg's quality scales it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -226,19 +219,6 @@ def decodable(data: bytes, *, tables: bytes | None, photometric: int) -> bytes:
     if photometric == RGB and found.adobe is None and found.ids != IDS_RGB:
         return stream[:2] + ADOBE_RGB + stream[2:]
     return stream
-
-
-def quality(quantisation: tuple[int, ...]) -> int | None:
-    """libjpeg's quality, 1 to 100, whose luminance table is nearest to ``quantisation``; None when that is empty."""
-    if not quantisation:
-        return None
-    return min(range(1, 101), key=lambda wanted: (_distance(quantisation, wanted), -wanted))
-
-
-def _distance(quantisation: tuple[int, ...], wanted: int) -> int:
-    scale = 5000 // wanted if wanted < 50 else 200 - 2 * wanted
-    scaled = (min(255, max(1, (value * scale + 50) // 100)) for value in LUMINANCE)
-    return sum(abs(first - second) for first, second in zip(quantisation, scaled, strict=True))
 
 
 def codestream_fault(data: bytes, tile_px: int) -> str | None:

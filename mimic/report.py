@@ -58,6 +58,16 @@ def plain(value: object) -> Any:
     raise InternalError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def size_text(size_bytes: int) -> str:
+    """Bytes as people read them."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def write(value: object, path: Path) -> None:
     """``to_json`` into a file, whole or not at all. Raises OutputError."""
     part = path.with_name(f".mimic-{os.getpid()}.part")  # short, as the name may have all of the 255 bytes

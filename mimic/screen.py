@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mimic.errors import MimicError
+from mimic.report import size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -178,16 +179,6 @@ def outcome(plan: Plan) -> str:
     if plan.objective is not None:
         parts.append(f"{plan.objective.power:g}x" + (" (derived)" if plan.objective.origin == "derived" else ""))
     return ", ".join([*parts, *(picture.role for picture in plan.pictures)])
-
-
-def size_text(size_bytes: int) -> str:
-    """Bytes as people read them."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def summary(reports: Sequence[Report]) -> None:

@@ -13,6 +13,7 @@ from mimic import icc, report, screen, survey
 from mimic.coding import Coding, coding
 from mimic.model import Channel, Image, Level, Slide
 from mimic.optics import AGREEMENT, POWER_TIMES_MPP_UM
+from mimic.report import size_text
 
 FILES_MAX = 12
 """Named on the screen; --json has all."""
@@ -75,7 +76,7 @@ def _print(lines: list[_Line]) -> None:
 
 def _file_lines(slide: Slide) -> list[_Line]:
     sizes = [_file_size(path) for path in slide.files]
-    total = screen.size_text(sum(filter(None, sizes)))
+    total = size_text(sum(filter(None, sizes)))
     lines = [
         _Line("format", slide.format, f"read by {slide.source}"),
         _Line("scanner", slide.scanner or "not stated"),
@@ -83,7 +84,7 @@ def _file_lines(slide: Slide) -> list[_Line]:
     ]
     if len(slide.files) > 1:
         named = zip(slide.files[:FILES_MAX], sizes[:FILES_MAX], strict=True)
-        lines += [_Line("  file", _below(path, slide.path.parent), screen.size_text(size or 0)) for path, size in named]
+        lines += [_Line("  file", _below(path, slide.path.parent), size_text(size or 0)) for path, size in named]
         if len(slide.files) > FILES_MAX:
             lines.append(_Line("", f"and {len(slide.files) - FILES_MAX} more", "--json names all"))
     profile = slide.icc_profile

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mimic import screen
+from mimic.report import size_text
 
 if TYPE_CHECKING:
     from mimic.survey import Row, Survey, Watch
@@ -66,7 +67,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def summary(found: Survey) -> None:
     """Counts, and the names of what needs a look."""
     counted = found.summary
-    size = screen.size_text(counted.size_bytes)
+    size = size_text(counted.size_bytes)
     slides = "slide" if counted.slides == 1 else "slides"
     screen.out.print(f"{counted.slides} {slides}, {size}, looked at in {found.seconds_s:.1f} s")
     for name, counts in (

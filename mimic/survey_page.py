@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from mimic import __version__
+from mimic.report import size_text
 from mimic.survey import Row, Survey
 from mimic.survey_plot import clean, scatter
 
@@ -280,7 +281,7 @@ def _row(number: int, row: Row) -> str:
         _cell(row.codec, small=lossy),
         _cell(_number(row.quality), row.quality, ""),
         _cell(acquired),
-        _cell(size_text(row.size_bytes), row.size_bytes, ""),
+        _cell("" if row.size_bytes is None else size_text(row.size_bytes), row.size_bytes, ""),
     ]
     return f'<tr data-row="{number}" class="{kind}">{"".join(cells)}</tr>'
 
@@ -300,15 +301,3 @@ def _number(value: float | None, unit: str = "") -> str:
 
 def _yes(value: bool | None) -> str:
     return {True: "yes", False: "no", None: ""}[value]
-
-
-def size_text(size_bytes: int | None) -> str:
-    """Bytes as people read them."""
-    if size_bytes is None:
-        return ""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -17,7 +17,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimic import jpegs
+from mimic import jpegquality, jpegs
 from mimic.errors import BadInput
 from mimic.model import Coded, Slide
 from mimic.sources import tiff
@@ -185,7 +185,7 @@ def test_damaged_header_of_a_sampled_tile_is_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("quality", [1, 5, 30, 49, 50, 51, 70, 75, 80, 90, 95, 99, 100])
 def test_quality_is_libjpegs(quality: int) -> None:
     tile = bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(histology(32, 32)), quality))
-    assert jpegs.quality(jpegs.header(tile).quantisation) == quality
+    assert jpegquality.nearest(jpegs.header(tile).quantisation) == quality
 
 
 COLOURS = [

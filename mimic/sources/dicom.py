@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic import jpegs
+from mimic import jpegquality, jpegs
 from mimic.dicomfile import CannotCopyError, Frames, Instance, locate, read
 from mimic.errors import BadInput
 from mimic.model import Coded, Image, Level, Slide, Tool
@@ -223,7 +223,7 @@ def _kind(sheet: _Sheet, *, markers_win: bool) -> tuple[jpegs.Kind, int | None]:
             raise BadInput(f"a frame is damaged: {error}", sheet.first.path, COPY_AGAIN) from error
         fault = jpegs.frame_fault(header, tile_px)
         kinds.add(fault or jpegs.kind(header, photometric, markers_win=markers_win))
-        qualities[jpegs.quality(header.quantisation)] += 1
+        qualities[jpegquality.nearest(header.quantisation)] += 1
     kind = next((kind for kind in kinds if isinstance(kind, str)), next(iter(kinds)))
     if isinstance(kind, str) or len(kinds) > 1:
         raise CannotCopyError(kind if isinstance(kind, str) else "its tiles are of several kinds")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic import jpegs
+from mimic import jpegquality, jpegs
 from mimic.errors import BadInput
 from mimic.model import Coded, Image, Level, Slide, Tool
 from mimic.structure.reader import Input
@@ -234,7 +234,7 @@ def _described(source: Input, slide: Slide, base: _Sheet, lower: list[_Sheet]) -
         if isinstance(kind, str) or len(kinds) > 1:
             return Coded("tiff", reason=kind if isinstance(kind, str) else "its tiles are of several kinds")
         photometric, subsampling = kind.photometric, kind.subsampling
-        quality = Counter(jpegs.quality(header.quantisation) for header in headers).most_common(1)[0][0]
+        quality = Counter(jpegquality.nearest(header.quantisation) for header in headers).most_common(1)[0][0]
     elif reason := _codestream_reason(source, base):
         return Coded("tiff", reason=reason)
     elif compression == jpegs.J2K_YCC and photometric != jpegs.YCBCR:
