@@ -70,7 +70,7 @@ def gone(pid: int) -> bool:
 def read(server: Server, handle: int, box: tuple[int, int, int, int], shared: SharedBlock) -> bytes:
     """Bytes of a box as Bio-Formats gives them."""
     offset, size = shared.lease(), box[2] * box[3] * 3
-    answer = server.ask("read", handle=handle, plane=0, box=list(box), offset=offset, room=size)
+    answer = server.ask("read", handle=handle, plane=(0, 0, 0), level=0, box=list(box), offset=offset, room=size)
     assert answer.result["bytes"] == size
     with shared.view(offset, size) as view:
         data = bytes(view)
@@ -124,7 +124,7 @@ def test_a_name_that_java_cannot_have() -> None:
 def test_a_bug_in_the_child_is_an_answer_and_not_a_silence() -> None:
     server = bfclient.server(load())
     with pytest.raises(ToolFailed, match="KeyError"):
-        server.ask("read", handle=999, plane=0, box=[0, 0, 1, 1], offset=0, room=3)
+        server.ask("read", handle=999, plane=(0, 0, 0), level=0, box=[0, 0, 1, 1], offset=0, room=3)
     assert server.ask("hello").result
 
 
@@ -276,7 +276,7 @@ def test_out_of_memory(own: Path) -> None:
     server = bfclient.server(replace(load(), heap_mb=64))
     handle, _ = server.open(path, 0)
     with pytest.raises(ToolFailed, match="ran out of memory") as caught:
-        server.ask("read", path, handle=handle, plane=0, box=[0, 0, 7000, 7000], offset=0, room=0)
+        server.ask("read", path, handle=handle, plane=(0, 0, 0), level=0, box=[0, 0, 7000, 7000], offset=0, room=0)
     assert "MIMIC_HEAP_MB" in str(caught.value) and caught.value.exit_code == 6
     assert soon(lambda: not server.alive)
 
