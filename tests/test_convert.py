@@ -41,7 +41,9 @@ REFUSED = {
     "broken/CMU_truncated_60pct.svs": (BadInput, "cut short"),
     "broken/histolab_broken.svs": (BadInput, "plain text"),
 }
-"""What part 1 cannot or must not convert, and why."""
+"""What must not be converted as it is, and why."""
+COPIED = {"svs/CMU-1-Small-Region.svs", "ometiff/OS-1-detail.ome.tif", DICOM}
+RENDERED = {"nd2/example-multichannel.nd2", "oib/test.oib"}
 
 
 def member(path: Path) -> Path:
@@ -65,6 +67,8 @@ def test_corpus_slide_is_what_its_file_says(name: str, corpus_file: Callable[[st
         assert slide.dimensions == size
         assert float(seen["openslide.mpp-x"]) == pytest.approx(mpp_um, rel=2e-4)
         assert seen.get("openslide.objective-power") == (None if power is None else str(power))
+        assert seen.get("aperio.Pixels", "none").startswith("copied") == (name in COPIED)
+        assert ("aperio.Rendering" in seen) == (name in RENDERED)
         assert {key: picture.size for key, picture in slide.associated_images.items() if key != "thumbnail"} == images
     plan = done.results[0].plan
     assert (plan.objective is not None and plan.objective.origin == "derived") == derived
