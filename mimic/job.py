@@ -28,6 +28,7 @@ from mimic import (
     reread,
     resample,
     rules,
+    sidepictures,
     sources,
     staging,
     stored,
@@ -111,6 +112,8 @@ class Job:
     def _prove_source(self) -> None:
         """Decode strictly what Bio-Formats reads in silence; with ``--allow-missing``, find out what is not there."""
         plan = self.plan
+        if plan.pictures and not plan.allow_missing:
+            sidepictures.prove(plan.slide)
         if plan.coded is not None or plan.image.index < 0:
             return  # copied tiles are all decoded; scenes are of formats that are read otherwise
 

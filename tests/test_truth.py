@@ -4,6 +4,7 @@ and counted; and a small seeded sweep of tools/fuzz.py."""
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -155,6 +156,25 @@ def test_tile_of_an_svs(how: str, passthrough: str, slides: dict[str, Path], tmp
     assert '"missing_tiles": 1' in report.to_json(done)
 
 
+@pytest.mark.parametrize("name", ["svs", "dicom"])
+def test_damaged_macro_is_refused_and_can_be_left_out(name: str, slides: dict[str, Path], tmp_path: Path) -> None:
+    copy = tmp_path / slides[name].name
+    if name == "svs":
+        shutil.copy(slides[name], copy)
+        file = copy
+        with tifffile.TiffFile(copy) as tiff:
+            at = tiff.pages[len(tiff.pages) - 1].dataoffsets[0] + 900
+    else:
+        shutil.copytree(slides[name], copy)
+        small = [path for path in copy.iterdir() if b"OVERVIEW" in path.read_bytes()[:4096]]
+        file, at = small[0], small[0].stat().st_size // 2
+    spoil(file, at, b"\x00\xff\xfc\x12" * 50)
+    with pytest.raises(BadInput, match=r"picture.* does not decode") as caught:
+        mimic.convert(copy, tmp_path / "no.svs", **FAST)
+    assert "--macro drop" in str(caught.value)
+    mimic.convert(copy, tmp_path / "out.svs", macro="drop", label="drop", **FAST)
+
+
 def test_allow_missing_changes_nothing_of_a_sound_slide(slides: dict[str, Path], tmp_path: Path) -> None:
     for name in ("svs", "czi", "ndpi"):
         plain = mimic.convert(slides[name], tmp_path / "plain.svs", overwrite=True, **FAST)
@@ -165,8 +185,6 @@ def test_allow_missing_changes_nothing_of_a_sound_slide(slides: dict[str, Path],
 
 def test_frame_of_a_dicom(slides: dict[str, Path], tmp_path: Path) -> None:
     """An empty fragment where a frame should be."""
-    import shutil
-
     folder = tmp_path / "series"
     shutil.copytree(slides["dicom"], folder)
     base = folder / "0.dcm"
