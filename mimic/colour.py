@@ -20,7 +20,7 @@ import numpy as np
 
 from mimic import icc, tifffields
 from mimic.errors import BadInput, ToolMissing
-from mimic.model import Box, Options, Pixels, Slide
+from mimic.model import Box, Pixels
 from mimic.sources import PixelReader
 
 ICC_TAG = 34675
@@ -38,11 +38,6 @@ def profile_of(files: Iterable[Path]) -> bytes | None:
         if found is not None and icc.is_profile(found):
             return found
     return None
-
-
-def forces_decoding(slide: Slide, options: Options) -> bool:
-    """Whether the wish for sRGB changes pixels, so that no compressed tile may be copied."""
-    return options.icc == "srgb" and slide.icc_profile is not None and icc.is_rgb(slide.icc_profile)
 
 
 def srgb_profile() -> bytes:

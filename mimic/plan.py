@@ -8,6 +8,7 @@ from pathlib import Path
 from mimic.copying import holes, jpeg_profile, kept, reason_against, sentences
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.geometry import belongs, fit, level_sizes, thumbnail_size
+from mimic.icc import is_rgb
 from mimic.jpegs import JPEG
 from mimic.model import Coded, Image, Level, Options, Picture, Plan, Role, Slide
 from mimic.naming import name_outputs
@@ -20,8 +21,6 @@ PICTURE_MAX_PX = 8192
 SCAN_MIN_PX = 16
 """Below this nothing is left for a thumbnail that must be lower than the picture."""
 SCAN_MAX_PX = 2**31 - 1
-RGB_SPACE = b"RGB "
-"""Bytes 16 to 20 of an ICC profile of RGB pixels (ICC.1, 7.2.6)."""
 BYTES_PER_PIXEL = 0.5
 """Generous estimate of JPEG at quality 80 with its pyramid; noise takes more, glass far less."""
 
@@ -177,7 +176,7 @@ def _explain_source(slide: Slide, image: Image, why: _Why) -> None:
 
 def must_decode(slide: Slide, image: Image, options: Options) -> str | None:
     """Why an option changes pixels, so that no compressed tile may be copied; None when none does."""
-    if options.icc == "srgb" and slide.icc_profile is not None and slide.icc_profile[16:20] == RGB_SPACE:
+    if options.icc == "srgb" and slide.icc_profile is not None and is_rgb(slide.icc_profile):
         return "--icc srgb changes its colours"
     if scan_size(image, options) != image.levels[0]:
         return "--square changes its size"
@@ -189,7 +188,7 @@ def _decide_profile(slide: Slide, options: Options, why: _Why, *, rendered: bool
     profile = slide.icc_profile
     if profile is None:
         return None
-    if rendered or profile[16:20] != RGB_SPACE:
+    if rendered or not is_rgb(profile):
         why.say("the file's colour profile is for other pixels than those written, and is left out")
         return None
     if options.icc == "strip":

@@ -92,9 +92,7 @@ def _container(layout: Layout) -> tuple[Check, ...]:
         ),
         rule(
             "tag order",
-            faults(
-                layout.sheets, lambda sheet: None if list(sheet.fields) == sorted(sheet.fields) else "not ascending"
-            ),
+            faults(layout.sheets, _tag_order_fault),
             expected="tags ascend within a directory",
             must=False,
         ),

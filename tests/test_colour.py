@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import struct
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import openslide
@@ -21,6 +23,7 @@ import mimic
 from mimic import colour, icc, settings, sources
 from mimic.errors import BadInput
 from mimic.model import Box, Options, Pixels
+from mimic.plan import must_decode
 from tests.conftest import module
 
 
@@ -211,8 +214,11 @@ def test_neutral_profile_has_the_colours_and_none_of_the_words(version: int) -> 
 
 def test_decoding_is_forced_by_srgb_with_a_profile_only(tmp_path: Path) -> None:
     slide = mimic.probe(write(tmp_path / "a.png", gradient(64, 48)))
-    assert colour.forces_decoding(slide, Options(icc="srgb"))
-    assert not colour.forces_decoding(slide, Options()) and not colour.forces_decoding(slide, Options(icc="strip"))
+    wishes: tuple[Literal["keep", "srgb", "strip"], ...] = ("keep", "srgb", "strip")
+    changed = {wish: must_decode(slide, slide.images[0], Options(icc=wish)) for wish in wishes}
+    assert changed == {"keep": None, "srgb": "--icc srgb changes its colours", "strip": None}
+    bare = replace(slide, icc_profile=None)
+    assert must_decode(bare, bare.images[0], Options(icc="srgb")) is None
 
 
 @given(st.binary(max_size=400))

@@ -28,7 +28,16 @@ SCALE = Scale(0.25, 0.25, "file", "PhysicalSizeX = 0.25 um")
 FORTY = Objective(40.0, "file", "NominalMagnification")
 PURE_MODULES = {
     *("__future__", "math", "collections.abc", "dataclasses", "pathlib"),
-    *("mimic.copying", "mimic.errors", "mimic.geometry", "mimic.jpegs", "mimic.model", "mimic.naming", "mimic.optics"),
+    *(
+        "mimic.copying",
+        "mimic.errors",
+        "mimic.geometry",
+        "mimic.icc",
+        "mimic.jpegs",
+        "mimic.model",
+        "mimic.naming",
+        "mimic.optics",
+    ),
     "mimic.views",
 }
 

@@ -19,7 +19,6 @@ from mimic.settings import Settings
 NAME = "bioformats2raw"
 TILE_PX = 2048
 """As for bfconvert: small boxes of a CZI are read 30 times slower."""
-TOP_TILES = 1024
 METADATA_DEADLINE_S = 600.0
 VERSION_DEADLINE_S = 60.0
 USAGE_EXIT_CODE = 2
