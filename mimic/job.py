@@ -90,6 +90,7 @@ class Job:
             written = self._write(keeper)
             converted = time.monotonic()
             checks = self._verify(keeper.samples())
+            verify.raise_if_failed(checks, self.plan.output)  # else our own mistake would be called the source's damage
             checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
         except (BadInput, OutputError) as error:
             if error.path != self.staged:
