@@ -208,13 +208,14 @@ class Job:
     def _scan(self) -> Iterator[PixelReader]:
         """The scan's pixels as they are written: in sRGB and square where the options ask for it."""
         plan = self.plan
-        with self._reader(plan.image_index) as reader:
+        with self._reader(plan.image_index) as opened:
+            reader = opened
             if self.request.options.icc == "srgb" and plan.icc_profile is not None and plan.slide.icc_profile:
-                reader = colour.SrgbReader(reader, plan.slide.icc_profile, plan.slide.path)  # noqa: PLW2901
+                reader = colour.SrgbReader(reader, plan.slide.icc_profile, plan.slide.path)
             source, size = plan.image.levels[0], plan.levels[0]
             source_px, size_px = (source.width_px, source.height_px), (size.width_px, size.height_px)
             if source_px != size_px:
-                reader = resample.SquareReader(reader, source_px=source_px, size_px=size_px)  # noqa: PLW2901
+                reader = resample.SquareReader(reader, source_px=source_px, size_px=size_px)
             yield reader
 
     @contextmanager

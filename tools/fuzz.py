@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Damage small slides in many ways, convert each, and count what became of them.
 
-    tools/fuzz.py [--cuts 64] [--places 1000] [--formats czi,dicom,ndpi,svs] [--seed 1] [--jobs 2] [--json FILE]
+    python -m tools.fuzz [--cuts 64] [--places 1000] [--formats czi,dicom,ndpi,svs] [--seed 1] [--jobs 2] [--json FILE]
 
 Every slide is cut at even points, and overwritten at random places, one damage a file: a byte, 4 KiB of zeros, 4 KiB of
 noise. What is converted nevertheless is compared with the conversion of the undamaged slide, pixel by pixel. The seed
