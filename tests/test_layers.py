@@ -17,7 +17,7 @@ ROWS = """
     executors requests doctor reveal survey survey_plot survey_page
     convert
     job
-    stream reread peek passthrough copyproof missing stored merge resample
+    stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
         chunks structure edit editdraft edittext ifds tiffedit disk report staging
