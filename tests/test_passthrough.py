@@ -37,7 +37,8 @@ from tests.coded_samples import (
     write_j2k,
     write_ome,
 )
-from tests.readers import BOX, Seen, cut, libraries, programs
+from tests.readers import BOX, cut
+from tests.readers.table import READERS
 from tools.make_samples import Sample, histology, write_svs
 
 SIZE = (2300, 1900)
@@ -371,26 +372,12 @@ def test_options_that_change_pixels_forbid_copying() -> None:
     assert reason_against(slide, slide.images[0], Options(), must_decode="colours change") == "colours change"
 
 
-READERS: dict[str, Callable[[Path], Seen]] = {
-    "openslide": libraries.see_openslide,
-    "openslide-3.4.1": programs.see_openslide_tools,
-    "bioformats": programs.see_bioformats,
-    "tifffile": libraries.see_tifffile,
-    "tiffslide": libraries.see_tiffslide,
-    "opentile": libraries.see_opentile,
-    "cucim": libraries.see_cucim,
-    "large_image": libraries.see_large_image,
-    "slideio": libraries.see_slideio,
-    "vips": programs.see_vips,
-    "pyvips": libraries.see_pyvips,
-    "libtiff": programs.see_libtiff,
-}
 READER_DB = 35.0
 """Readers smooth halved chroma in their own ways (slideio: 37.9 dB of colours as strong as these); one pixel off gives
 less than 30, and RGB is the same to rounding."""
-WITH_PICTURES = {"bioformats", "pyvips", "libtiff"}
+WITH_PICTURES = {"bioformats", "pyvips", "libtiff", "imagemagick"}
 """As written in tests/readers these take a label and a macro for granted."""
-SLOW = {"bioformats", "cucim"}
+SLOW = {"bioformats", "cucim", "gimp"}
 PAIRS = [
     *((kind, name) for kind in ("cmu", "dicom") for name in READERS),
     *(("420", name) for name in READERS if name not in SLOW),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import pytest
 
 import mimic
 from tests.conftest import SAMPLE_CZI, absent, module
-from tests.readers import BOX, RGB, Seen, cut, libraries, programs
+from tests.readers import BOX, RGB, Seen, cut, libraries
+from tests.readers.table import READERS
 
 MPP_UM, POWER, SIZE_PX = 0.22, 40, (3072, 2304)
 LEVELS_PX = ((3072, 2304), (768, 576))
@@ -29,22 +30,6 @@ pixel gives 29, swapped channels 17."""
 CHANNEL_LEVELS = 0.5
 """A decoder that mistakes the colour space moves the mean of a channel by many grey levels; JPEG by 0.3."""
 APERIO_NAMES = {"aperio", "svs", "aperio svs"}
-READERS: dict[str, Callable[[Path], Seen]] = {
-    "openslide": libraries.see_openslide,
-    "openslide-3.4.1": programs.see_openslide_tools,
-    "bioformats": programs.see_bioformats,
-    "tifffile": libraries.see_tifffile,
-    "tiffslide": libraries.see_tiffslide,
-    "opentile": libraries.see_opentile,
-    "cucim": libraries.see_cucim,
-    "large_image": libraries.see_large_image,
-    "slideio": libraries.see_slideio,
-    "vips": programs.see_vips,
-    "pyvips": libraries.see_pyvips,
-    "libtiff": programs.see_libtiff,
-    "imagemagick": programs.see_imagemagick,
-    "gimp": programs.see_gimp,
-}
 GENERIC = {"pyvips", "libtiff", "imagemagick", "gimp"}
 """These read the file as an ordinary TIFF: they do not know Aperio."""
 UPSIDE_DOWN = {("slideio", "ycc", "macro")}
