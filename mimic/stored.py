@@ -27,6 +27,7 @@ from mimic.sources import TileReader
 from mimic.structure.reader import COPY_AGAIN
 
 COMPRESSION, PHOTOMETRIC, JPEG = 259, 262, 7
+MCU_PX = 16
 UNIT_PX = 8
 """A JPEG's own blocks: libjpeg gives their means without computing any pixel."""
 FACTORS = (4, 8, 2, 16, 32)
@@ -34,7 +35,7 @@ FACTORS = (4, 8, 2, 16, 32)
 FACTOR_TOLERANCE = 0.01
 UNREADABLE = frozenset(("DICOM",))
 """Bio-Formats 7.3.1 fails (arraycopy) on lower levels of a DICOM whose size is no multiple of the tile."""
-TOLERANCES = {1: 48.0, 2: 32.0, 4: 12.0}
+TOLERANCES = {1: 64.0, 2: 36.0, 4: 20.0}
 """Units a side of a cell -> grey levels by which its mean colour may lie beyond those of the cell there in the lower
 level and of its eight neighbours: scanners shift, sharpen and thin out their lower levels, by less than a cell. Seen in
 sound slides (the corpus and the samples: CZI, DICOM, NDPI, OME-TIFF, SVS): at most 26, 12 and 6. Small cells see
@@ -186,9 +187,11 @@ def units(
     # bands begin both on a tile of level 0 and on the largest cell
     step = int(np.lcm(side * max(TOLERANCES), plan.tile_px))
     band_px = max(1, BAND_PX * factor // step) * step
-    columns = min(sheet.width_px // side, level.width_px * factor // side)
-    for top_px in range(0, sheet.height_px, band_px):
-        end_px = min(top_px + band_px + step, sheet.height_px, level.height_px * factor)
+    # the last blocks of an image that fills them in part hold padding, whose colours bleed into subsampled chroma
+    width_px, height_px = (side_px // MCU_PX * MCU_PX for side_px in (sheet.width_px, sheet.height_px))
+    columns = min(width_px // side, level.width_px * factor // side)
+    for top_px in range(0, height_px, band_px):
+        end_px = min(top_px + band_px + step, height_px, level.height_px * factor)
         first_px = max(0, top_px - step)
         rows = (end_px - first_px) // side
         if rows <= 0 or not columns:

@@ -157,11 +157,11 @@ def converted(path: Path, out: Path, **options: Any) -> tuple[openslide.OpenSlid
 def by_ome_zarr(folder: Path, rgb: np.ndarray, version: str) -> None:
     writer, formats, zarr = module("ome_zarr.writer"), module("ome_zarr.format"), module("zarr")
     group = zarr.open_group(str(folder), mode="w", zarr_format=2 if version == "0.4" else 3)
-    transformations = [[{"type": "scale", "scale": [1.0, 0.25 * 2**n, 0.25 * 2**n]}] for n in range(3)]
     writer.write_image(
-        planes(rgb), group, scale_factors=(2, 4), axes=axes_of(CYX),
+        planes(rgb), group, scale_factors=(2, 4), axes="cyx",
+        scale={"y": 0.25, "x": 0.25}, axes_units={"y": "micrometer", "x": "micrometer"},
         fmt=formats.FormatV04() if version == "0.4" else formats.FormatV05(),
-        coordinate_transformations=transformations, storage_options={"chunks": (3, 300, 400)},
+        storage_options={"chunks": (3, 300, 400)},
     )  # fmt: skip
     writer.add_metadata(group, {"omero": omero(RGB_COLOURS, windows=[(0, 255)] * 3)}, formats.FormatV05()) \
         if version == "0.5" else group.attrs.update({"omero": omero(RGB_COLOURS, windows=[(0, 255)] * 3)})  # fmt: skip
