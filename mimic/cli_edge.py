@@ -58,6 +58,7 @@ def _logging(log_file: Path | None) -> Iterator[None]:
         raise InternalError(text, remedy="Please report it, with the --log-file") from error
     finally:
         root.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
         handler.close()
 
 

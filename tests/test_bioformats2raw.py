@@ -290,6 +290,7 @@ def test_progress_is_told(spoof: Spoof, tmp_path: Path, caplog: pytest.LogCaptur
         tmp=tmp_path, watch=seen.append,
     )  # fmt: skip
     assert count == 3 * 16 and seen == list(range(1, 49))
+    caplog.clear()  # what the program said before is told at another level
     with caplog.at_level(logging.INFO, "mimic.sources.bioformats2raw"):
         watch = source._progress(48)
         for done in range(1, 49):
