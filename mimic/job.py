@@ -18,6 +18,7 @@ from mimic import (
     colour,
     copyproof,
     encode,
+    leftovers,
     merge,
     missing,
     passthrough,
@@ -272,8 +273,10 @@ class Job:
             place = tempfile.TemporaryDirectory(prefix="mimic-", dir=scratch)
         except OSError as error:
             raise OutputError(f"no scratch there ({error.strerror})", scratch, "Name another with --scratch") from error
+        leftovers.made("folder", place.name)
         with place as private:
             yield Path(private)
+        leftovers.gone("folder", place.name)
 
     def _verify(self, samples: tuple[Sample, ...]) -> tuple[Check, ...]:
         plan = self.plan

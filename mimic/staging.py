@@ -2,24 +2,34 @@
 
 staged --verified, fsynced--> published
 staged --any failure-------> gone, an earlier output untouched
+staged --kill -9-----------> left behind, until its supervisor or the next run for the same output sweeps it
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mimic import leftovers
 from mimic.errors import OutputError, writing_failed
+
+if sys.platform != "win32":
+    import fcntl
 
 PREFIX = ".mimic-"
 """Short and ASCII: the output's own name plus an ending may exceed the 255 bytes of a name."""
 STAGED_NAME = "slide.svs"
 """Readers go by the ending."""
+OWNER_NAME = "owner"
+MAX_OWNER_BYTES = 4096
 
 
 def refuse_existing(output: Path, *, overwrite: bool, inputs: tuple[Path, ...]) -> None:
@@ -56,17 +66,83 @@ def staged(output: Path) -> Iterator[Path]:
     """A private folder beside ``output``, removed at the end with all that is in it; folders made for it likewise,
     when nothing was published in them. Raises OutputError."""
     made = [folder for folder in (output.parent, *output.parent.parents) if not os.path.lexists(folder)]
+    for each in made:
+        leftovers.made("empty", each)
+    sweep(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output.parent))
     except OSError as error:
         _remove_empty(made)
         raise writing_failed(error, output) from error
+    leftovers.made("folder", folder)
     try:
-        yield folder
+        with _owned(folder, output):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _remove_empty(made)
+        leftovers.gone("folder", folder)
+        for each in made:
+            leftovers.gone("empty", each)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path, output: Path) -> Iterator[None]:
+    """While we live, we hold a lock on a file in ``folder`` that says for which output it is, and on which computer.
+
+    It is written after it is locked: where it can be read, there was a lock. Where there are no locks, it stays empty.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    try:
+        descriptor = os.open(folder / OWNER_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise writing_failed(error, output) from error
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(descriptor, json.dumps(_owner(output)).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _owner(output: Path) -> dict[str, str]:
+    return {"host": platform.node(), "output": os.fsencode(output.name).hex()}
+
+
+def sweep(output: Path) -> None:
+    """Remove what a killed conversion to the same ``output`` has left.
+
+    Only what is certain: a folder whose owner ran on this computer and holds its lock no more. A process number would
+    prove nothing, it may be another's by now; the lock goes with its process.
+    """
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):
+        for folder in output.parent.glob(f"{PREFIX}*"):
+            if _is_stale(folder / OWNER_NAME, output):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_stale(owner: Path, output: Path) -> bool:
+    if sys.platform == "win32":
+        return False
+    try:
+        descriptor = os.open(owner, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        said = json.loads(os.read(descriptor, MAX_OWNER_BYTES))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, ValueError):
+        return False
+    else:
+        return bool(said == _owner(output))
+    finally:
+        os.close(descriptor)
 
 
 def _remove_empty(folders: list[Path]) -> None:
@@ -77,6 +153,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def publish(path: Path, output: Path, *, overwrite: bool) -> None:
     """Give the finished file its name, whole or not at all. Raises OutputError, and leaves an earlier output alone."""
+    leftovers.made("output", output)
     try:
         path.chmod(0o666 & ~_umask())
         if overwrite:

@@ -23,6 +23,7 @@ ROWS = """
         chunks structure edit editdraft edittext ifds tiffedit disk report staging
     description geometry naming pictures phi icc tifffields
     programs
+    leftovers
     model errors settings
 """
 """A module imports only from a lower row; the last is the lowest. A name stands for all that is below it."""

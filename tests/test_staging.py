@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mimic import staging
 from mimic.errors import OutputError
-from tests.command import files
+from tests.command import environment, files
 
 PATIENT = {"overwrite": False, "inputs": ()}
 
@@ -153,3 +156,41 @@ def test_place_that_cannot_be(output: str, tmp_path: Path) -> None:
         pytest.fail("staged in it")
     assert caught.value.remedy and caught.value.path == tmp_path / output
     assert files(tmp_path) == {b"f": b"a file"}
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from mimic import staging
+with staging.staged(Path(sys.argv[1])) as folder:
+    (folder / "slide.svs").write_bytes(b"half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_conversion_left_is_swept(tmp_path: Path) -> None:
+    """By the next conversion to the same output, and only when its owner is dead."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, tmp_path / "x.svs"], env=environment(tmp_path / "tmp"), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        (left,) = tmp_path.glob(".mimic-*")
+        staging.sweep(tmp_path / "x.svs")
+        assert left.is_dir(), "its owner lives"
+        process.kill()
+        process.wait()
+    staging.sweep(tmp_path / "y.svs")
+    assert left.is_dir(), "another output's"
+    with staging.staged(tmp_path / "x.svs"):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "elsewhere", "output": "782e737673"}'])
+def test_what_names_no_dead_owner_is_not_swept(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / ".mimic-x"
+    folder.mkdir()
+    (folder / "owner").write_text(text)
+    staging.sweep(tmp_path / "x.svs")
+    assert folder.is_dir()
+    shutil.rmtree(folder)

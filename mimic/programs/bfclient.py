@@ -28,6 +28,7 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import Any, cast
 
+from mimic import leftovers
 from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing, Unsupported
 from mimic.programs import jvm
 from mimic.programs.run import Tail, kill, spawn
@@ -257,6 +258,7 @@ class SharedBlock:
             os.close(descriptor)
             with contextlib.suppress(OSError):
                 path.unlink()
+            leftovers.gone("file", path)
         self._free: LifoQueue[int] = LifoQueue()
         for slot in range(slots):
             self._free.put(slot)
@@ -286,6 +288,7 @@ def _reserve(size: int) -> tuple[Path, int]:
         descriptor, name = -1, ""
         try:
             descriptor, name = tempfile.mkstemp(prefix="mimic-", dir=folder)
+            leftovers.made("file", name)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, size)
             else:

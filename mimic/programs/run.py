@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from mimic import leftovers
 from mimic.errors import InternalError, LimitReached, ToolMissing
 
 TAIL_LINES = 200
@@ -46,7 +47,7 @@ def spawn(
     every grandchild (the real bfconvert is bash -> bash -> java). Raises ToolMissing when it cannot be started."""
     new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     try:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [os.fspath(part) for part in argv],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -59,6 +60,8 @@ def spawn(
     except OSError as error:
         message = f"{argv[0]} cannot be started: {error.strerror or error}"
         raise ToolMissing(message, remedy="Run 'mimic doctor' to see what is missing") from error
+    leftovers.made("group", process.pid)
+    return process
 
 
 def kill(process: subprocess.Popen[bytes], *, grace_s: float = 0.0) -> None:
@@ -72,6 +75,14 @@ def kill(process: subprocess.Popen[bytes], *, grace_s: float = 0.0) -> None:
     else:
         _signal_group(process, signal.SIGKILL)
     process.wait()
+    leftovers.gone("group", process.pid)
+
+
+def kill_group(number: int) -> None:
+    """End all processes of a group whose leader was started by a process that is dead; Windows has no groups."""
+    if sys.platform != "win32":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(number, signal.SIGKILL)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
