@@ -453,7 +453,7 @@ def harmless(folder: Path) -> Iterator[None]:
     (folder / "canary.txt").write_text(CANARY)
     started = time.monotonic()
     yield
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def told(path: Path) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import given
-from hypothesis import settings as how
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -112,7 +111,6 @@ def test_quality_of_sixteen_bit_tables() -> None:
     assert estimate(b"\xff\xd8\xff\xdb\x00\x83\x10" + wide + b"\xff\xd9") == 30
 
 
-@how(deadline=None)
 @given(st.binary(max_size=400), st.binary(max_size=100))
 def test_no_bytes_upset_the_estimate(data: bytes, shared: bytes) -> None:
     for found in (estimate(data, shared), estimate(b"\xff\xd8\xff\xdb\x00\x43" + data, shared)):

@@ -222,7 +222,7 @@ def test_decoding_is_forced_by_srgb_with_a_profile_only(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=400))
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 def test_any_bytes_are_no_trouble(data: bytes) -> None:
     for profile in (data, PROFILE[:128] + data, PROFILE[: len(PROFILE) - len(data)]):
         icc.is_rgb(profile), icc.name(profile), icc.texts(profile)

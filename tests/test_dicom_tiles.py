@@ -201,7 +201,7 @@ def sound(frames: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(at=st.floats(0, 1), value=st.binary(min_size=1, max_size=6), cut=st.integers(0, 400))
 def test_damage_is_a_mimic_error_or_does_no_harm(at: float, value: bytes, cut: int, sound: Path) -> None:
     path, raw = sound.with_name("damaged.dcm"), sound.read_bytes()

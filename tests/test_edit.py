@@ -581,7 +581,7 @@ TEXTS = st.text(max_size=30) | st.sampled_from(
 TOKENS = st.lists(st.tuples(KEYS, TEXTS).map(lambda pair: f"{pair[0]} = {pair[1]}".replace("|", "/")), max_size=6)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(TOKENS, st.lists(st.tuples(KEYS, TEXTS), max_size=4), st.lists(KEYS, max_size=3))
 def test_any_pairs(tokens: list[str], pairs: list[tuple[str, str]], removes: list[str]) -> None:
     """Whatever is asked for: refused, or it is there, what was removed is not, and the rest is left to the byte."""
@@ -609,7 +609,7 @@ def test_any_pairs(tokens: list[str], pairs: list[tuple[str, str]], removes: lis
     assert edittext.changed(new, todo, stamp="mimic 1") == new
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(KEYS, TEXTS), min_size=1, max_size=3), st.lists(KEYS, max_size=2))
 def test_any_wish_leaves_a_slide(
     tmp_path_factory: pytest.TempPathFactory,

@@ -12,7 +12,6 @@ import openslide
 import pytest
 import tifffile
 from hypothesis import given
-from hypothesis import settings as how
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Picture
@@ -178,7 +177,6 @@ def exact(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.flo
     return found
 
 
-@how(deadline=None)
 @given(
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
     st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
@@ -198,7 +196,6 @@ def test_boxes_add_up_to_the_means_of_areas(
     assert np.abs(means - exact(pixels, size)).max() < 0.01
 
 
-@how(deadline=None)
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 2000))
 def test_sizes_fit(width: int, height: int, side: int) -> None:
     found = peek.fit(Level(width, height), side)

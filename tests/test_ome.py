@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -423,7 +423,7 @@ def parse_or_refuse(xml: str | bytes) -> None:
         assert min(image.size_x, image.size_y, image.samples_per_pixel) > 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(source=st.sampled_from(SOURCES), data=st.data())
 def test_any_attribute_may_say_anything(source: bytes, data: st.DataObject) -> None:
     root = etree.fromstring(source)
@@ -438,7 +438,7 @@ def test_any_attribute_may_say_anything(source: bytes, data: st.DataObject) -> N
     parse_or_refuse(etree.tostring(root))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=st.sampled_from(SOURCES), data=st.data())
 def test_any_element_may_be_missing_doubled_or_moved(source: bytes, data: st.DataObject) -> None:
     root = etree.fromstring(source)
@@ -460,7 +460,7 @@ def test_any_element_may_be_missing_doubled_or_moved(source: bytes, data: st.Dat
     parse_or_refuse(etree.tostring(root))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=st.sampled_from(SOURCES), data=st.data())
 def test_flipped_bytes(source: bytes, data: st.DataObject) -> None:
     flipped = bytearray(source)
@@ -469,7 +469,7 @@ def test_flipped_bytes(source: bytes, data: st.DataObject) -> None:
     parse_or_refuse(bytes(flipped))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(um=st.floats(0.002, 20.0), unit=st.sampled_from(sorted(set(ome.UM_PER_UNIT) - ome.NO_LENGTH)))
 def test_a_size_comes_back_from_any_unit(um: float, unit: str) -> None:
     value = um / float(ome.UM_PER_UNIT[unit])

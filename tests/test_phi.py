@@ -309,7 +309,7 @@ def test_every_coding_is_found(coding: str) -> None:
 
 
 @given(st.text(st.characters(codec="latin-1", categories=("L", "N")), min_size=6, max_size=40), st.binary(max_size=50))
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 def test_any_text_is_found_wherever_it_stands(text: str, around: bytes) -> None:
     found = phi.tokens([text])
     if not found:  # a number that is a measure, or a word of mimic's own
@@ -403,7 +403,7 @@ def test_plan_tells_names_of_fields_and_no_value(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=600))
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 def test_any_bytes_are_no_trouble(data: bytes) -> None:
     for head in (b"II*\0\x08\0\0\0", b"MM\0+\0\x08\0\0\0\0\0\0\0\0\0\x10", b"\xff\xd8\xff\xe1", b""):
         list(harvest.tiff(head + data))

@@ -74,7 +74,7 @@ def build(pixels: Pixels, boxes: list[Box], made: Pyramid) -> list[TilePixels]:
     return [tile for box in boxes for tile in made.add(box, crop(pixels, box))]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_boxes_give_the_naive_pyramid(data: st.DataObject) -> None:
     width, height = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))

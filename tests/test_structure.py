@@ -71,7 +71,7 @@ def test_random_mutations_are_refused_or_pass(sample: tuple[Path, Callable[[Path
             continue
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     head=st.sampled_from(HEADS),
     body=st.binary(max_size=600),

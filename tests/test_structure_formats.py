@@ -254,7 +254,7 @@ def test_czi_metadata_damage(tmp_path: Path, xml: bytes, what: str) -> None:
         check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.integers(-20, 20), st.integers(-20, 20), st.integers(1, 15), st.integers(1, 15)),

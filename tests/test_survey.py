@@ -279,7 +279,6 @@ def test_verdicts(
 # --- CSV ---------------------------------------------------------------------------------------------------------
 
 
-@how(deadline=None)
 @given(st.text(), st.tuples(st.text(max_size=20), st.text(max_size=20)), st.floats(allow_nan=False))
 def test_every_csv_is_read_back_and_holds_no_formula(name: str, warnings: tuple[str, str], value: float) -> None:
     row = Row(name, scale_um=value, warnings=warnings, error=name, size_bytes=-5)
@@ -383,7 +382,7 @@ ROWS = st.lists(
 )
 
 
-@how(deadline=None, max_examples=40)
+@how(max_examples=40)
 @given(ROWS)
 def test_any_rows_make_a_page(rows: list[Row]) -> None:
     found = fake_survey(*rows)

@@ -364,7 +364,7 @@ def test_first_three_broken_rules_are_named() -> None:
     verify.raise_if_failed(checks[:3], Path("a.svs"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 70), st.integers(0, 2**32))
 def test_keeper_keeps_enough_in_any_order(width: int, height: int, count: int, seed: int) -> None:
     tile, rng = 16, random.Random(seed)

@@ -406,7 +406,7 @@ def test_many_threads_read_the_same(zarr: Any, tmp_path: Path) -> None:
     width=st.integers(1, 9000), height=st.integers(1, 9000), wide=st.integers(1, 9000), high=st.integers(1, 9000),
     sample_bytes=st.integers(1, 64),
 )  # fmt: skip
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_boxes_are_small_enough(width: int, height: int, wide: int, high: int, sample_bytes: int) -> None:
     from mimic.model import Level
 
@@ -811,7 +811,7 @@ def strange_images(draw: st.DrawFn) -> Json:
 
 
 @given(strange_images(), st.sampled_from([2, 3]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_any_attributes_are_an_image_or_refused(said: Json, zarr_format: int) -> None:
     try:
         found = ngff.multiscale(said | {"zarr_format": zarr_format}, Path("a.zarr"))
@@ -835,7 +835,7 @@ THREE = {
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_array_document_is_read_or_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("a")
     name, document = data.draw(st.sampled_from([(".zarray", TWO), ("zarr.json", THREE)]))
