@@ -48,13 +48,14 @@ def edit(
 ) -> None:
     """Change a slide's metadata in place, pixels untouched."""
     with edge(log_file):
-        from mimic import edit as edits
         from mimic import report, screen
+        from mimic.edit import Wish
+        from mimic.edit import edit as change
 
         for name, value in (("--label", label), ("--macro", macro)):
             if value not in ("keep", "drop"):
                 raise UsageError(f"{name} cannot be {value!r}", remedy="Say keep or drop")
-        wish = edits.Wish(
+        wish = Wish(
             appmag=appmag,
             mpp_um=mpp,
             pairs=tuple(_pair(text) for text in pairs or ()),
@@ -63,7 +64,7 @@ def edit(
             drop_macro=macro == "drop",
             deidentify=deidentify,
         )
-        done = edits.edit(file, wish, version=__version__, output=output, overwrite=overwrite, dry_run=dry_run)
+        done = change(file, wish, version=__version__, output=output, overwrite=overwrite, dry_run=dry_run)
         screen.text(report.to_json(done) if as_json else "\n".join(_lines(done, dry_run=dry_run)))
 
 

@@ -37,21 +37,22 @@ def survey(
     """
     with edge(log_file):
         from mimic import report, screen, screen_survey, survey_page
-        from mimic import survey as surveys
+        from mimic.survey import check_target, to_csv, write_text
+        from mimic.survey import survey as look
 
         to_stdout = csv_file is not None and str(csv_file) == "-"
         if to_stdout and as_json:
             raise UsageError("--csv - and --json cannot share standard output", remedy="Give --csv a file's name")
         for path in (csv_file, html_file):
             if path is not None:
-                surveys.check_target(path)
-        found = surveys.survey(folder, settings.load(), screen_survey.watcher(quiet=quiet))
+                check_target(path)
+        found = look(folder, settings.load(), screen_survey.watcher(quiet=quiet))
         if csv_file is not None and not to_stdout:
-            surveys.write_text(surveys.to_csv(found.rows), csv_file)
+            write_text(to_csv(found.rows), csv_file)
         if html_file is not None:
-            surveys.write_text(survey_page.page(found), html_file)
+            write_text(survey_page.page(found), html_file)
         if to_stdout:
-            screen.text(surveys.to_csv(found.rows).replace("\r\n", "\n").removesuffix("\n"))
+            screen.text(to_csv(found.rows).replace("\r\n", "\n").removesuffix("\n"))
         elif as_json:
             screen.text(report.to_json(found))
         else:
@@ -67,7 +68,7 @@ def show_info(file: Path, source: str | None, *, thumbnail: Path | None, as_json
     The facts are told before pixels are read, so that a file with damaged pixels still shows them.
     """
     from mimic import peek, probe, report, screen, screen_info
-    from mimic import survey as surveys
+    from mimic.survey import main_image
 
     slide = probe(file, source=source)
     if thumbnail is not None:
@@ -76,7 +77,7 @@ def show_info(file: Path, source: str | None, *, thumbnail: Path | None, as_json
         screen_info.show(slide)
     made = None
     if thumbnail is not None:
-        image = surveys.main_image(slide)
+        image = main_image(slide)
         pixels, how = peek.thumbnail(slide, image, settings.load())
         peek.write(pixels, thumbnail)
         made = {"path": str(thumbnail), "width_px": pixels.shape[1], "height_px": pixels.shape[0], "made": how}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mimic import report, sources
 from mimic.errors import MimicError, ToolMissing
 from mimic.model import Tool
-from mimic.programs import jvm, libtiff
+from mimic.programs import bf2raw, jvm, libtiff
 from mimic.settings import Settings
 
 
@@ -27,13 +27,15 @@ class Finding:
 
 
 def examine(settings: Settings) -> tuple[Finding, ...]:
-    """Java and Bio-Formats (a JVM is started), libvips, OpenSlide, tiffcp."""
+    """Java and Bio-Formats (a JVM is started), libvips, OpenSlide, tiffcp, bioformats2raw, zarr."""
     found = [
         *_of_source("bioformats", settings, "reads microscopes' formats"),
         *_of_source("vips", settings, "reads PNG, JPEG, TIFF and other pictures"),
         *(_of_library(tool) for tool in report.libraries()),
         _tiffcp(settings),
         _bftools(settings),
+        _bioformats2raw(settings),
+        *_zarr(settings),
     ]
     return tuple(found)
 
@@ -69,3 +71,22 @@ def _bftools(settings: Settings) -> Finding:
     folder = jvm.find_bftools(settings)
     where = str(folder) if folder else "the bundled jar"
     return Finding("bfconvert", True, None, where, "optional: --source bfconvert")
+
+
+def _bioformats2raw(settings: Settings) -> Finding:
+    """Absent is no fault, unless MIMIC_BIOFORMATS2RAW names one: then it is meant to be used."""
+    use = "optional: --source bioformats2raw"
+    try:
+        with tempfile.TemporaryDirectory(prefix="mimic-doctor-") as folder:
+            version, path = bf2raw.version(settings, Path(folder)), bf2raw.find(settings)
+        return Finding(bf2raw.NAME, True, version, str(path), use)
+    except MimicError as error:
+        if settings.bioformats2raw is not None:
+            return Finding(bf2raw.NAME, False, None, None, use, str(error), error.exit_code)
+        remedy = "Only --source bioformats2raw needs it: unpack a release of it, and put its bin folder on PATH"
+        return Finding(bf2raw.NAME, False, None, None, use, remedy)
+
+
+def _zarr(settings: Settings) -> list[Finding]:
+    use = "optional: reads OME-Zarr"
+    return [replace(each, exit_code=0) for each in _of_source("zarr", settings, use)]

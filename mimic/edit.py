@@ -7,10 +7,11 @@ to write, the proof that other people's readers see it, and that what went is go
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -22,7 +23,7 @@ from mimic.editdraft import Draft, Wish, draft
 from mimic.errors import MimicError, OutputError, UsageError, VerificationFailed, writing_failed
 from mimic.sheets import Layout
 
-__all__ = ["Edited", "Wish", "edit", "pending_bytes"]
+__all__ = ["Edited", "Wish", "edit", "pending_bytes", "wish"]
 
 SCAN_BYTES = 16 << 20
 NO_RANGES = np.zeros((0, 2), np.int64)
@@ -48,6 +49,16 @@ class Edited:
     wiped_bytes: int = 0
     finished_bytes: int = 0
     searched: int = 0
+
+
+def wish(**fields: Any) -> Wish:
+    """A Wish from words; ``pairs`` may be a mapping. Raises UsageError for a word that does not exist."""
+    unknown = sorted(set(fields) - set(Wish.__dataclass_fields__))
+    if unknown:
+        raise UsageError(f"there is no option {', '.join(unknown)}", remedy="See mimic.Wish")
+    pairs = fields.get("pairs", ())
+    made = Wish(**fields | {"removes": tuple(fields.get("removes", ()))})
+    return replace(made, pairs=tuple(pairs.items() if isinstance(pairs, Mapping) else pairs))
 
 
 def edit(

@@ -9,11 +9,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from mimic import icc, report, screen, survey
+from mimic import icc, report, screen
 from mimic.coding import Coding, coding
 from mimic.model import Channel, Image, Level, Slide
 from mimic.optics import AGREEMENT, POWER_TIMES_MPP_UM
 from mimic.report import size_text
+from mimic.survey import judge, pixels_text
 
 FILES_MAX = 12
 """Named on the screen; --json has all."""
@@ -34,7 +35,7 @@ def told(slide: Slide) -> dict[str, Any]:
     known["size_bytes"] = sum(filter(None, (_file_size(path) for path in slide.files)))
     for image, plain in zip(slide.images, known["images"], strict=True):
         if image.role == "scan":
-            judged, packed = survey.judge(image), coding(slide, image)
+            judged, packed = judge(image), coding(slide, image)
             plain["product_um"] = judged.product_um
             plain["consistent"] = judged.consistent
             plain["doubt"] = judged.doubt
@@ -110,7 +111,7 @@ def _scan_lines(image: Image, packed: Coding) -> list[_Line]:
     size = image.levels[0]
     lines = [
         _Line("size", f"{size.width_px} x {size.height_px} px" + _millimetres(image)),
-        _Line("pixels", survey.pixels_text(image) + f", {image.bits} bits used" * (image.bits % 8 != 0)),
+        _Line("pixels", pixels_text(image) + f", {image.bits} bits used" * (image.bits % 8 != 0)),
     ]
     lines += [_channel_line(channel) for channel in image.channel_facts]
     lines += [_level_line(number, level) for number, level in enumerate(image.levels)]
@@ -157,7 +158,7 @@ def _coding_lines(packed: Coding) -> list[_Line]:
 
 
 def _scale_lines(image: Image) -> list[_Line]:
-    judged, scale = survey.judge(image), image.scale
+    judged, scale = judge(image), image.scale
     um = "not stated" if scale is None else f"{scale.x_um:.6g} x {scale.y_um:.6g} um/px"
     power = "not stated" if judged.magnification is None else f"{judged.magnification:g}x"
     lines = [
@@ -173,5 +174,5 @@ def _scale_lines(image: Image) -> list[_Line]:
 
 def _other_line(image: Image) -> _Line:
     size = image.levels[0]
-    text = f"{size.width_px} x {size.height_px} px, {survey.pixels_text(image)}"
+    text = f"{size.width_px} x {size.height_px} px, {pixels_text(image)}"
     return _Line(image.role, text, f"image {image.index}" + (f": {image.name}" if image.name else ""))

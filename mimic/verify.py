@@ -19,7 +19,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from mimic import rules, sheets, svs, wording
-from mimic.errors import VerificationFailed
+from mimic.edit import pending_bytes
+from mimic.errors import BadInput, Unsupported, VerificationFailed
 from mimic.model import Check, Pixels, Plan, Profile, Progress, Sample
 from mimic.samples import SampleKeeper
 
@@ -82,7 +83,17 @@ def check(
     path: Path, *, threads: int | None = None, progress: Callable[[Progress], None] | None = None
 ) -> tuple[Check, ...]:
     """Structure and readers of any SVS, mimic's or not. Raises BadInput as ``rules.structure`` does."""
-    return (*rules.structure(path, threads=threads, progress=progress), *readers(path))
+    return (*rules.structure(path, threads=threads, progress=progress), _finished(path), *readers(path))
+
+
+def _finished(path: Path) -> Check:
+    """Whether no edit was cut off in it, whose old texts and pictures are then still in the file."""
+    try:
+        left_bytes = pending_bytes(path)
+    except (BadInput, Unsupported):  # what 'mimic edit' cannot read it has not begun to change
+        left_bytes = 0
+    measured = f"{left_bytes} bytes, which the next 'mimic edit' of it wipes" if left_bytes else "nothing"
+    return Check("no unfinished edit", not left_bytes, measured, "nothing left by one that was cut off", must=False)
 
 
 def failed(checks: Iterable[Check]) -> tuple[Check, ...]:

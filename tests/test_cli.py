@@ -411,6 +411,11 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert done.code == 0 and "7.3.1" in done.out and "libvips" in done.out
     told = {each["name"]: each for each in json.loads(mimic("doctor", "--json").out)}
     assert told["Java"]["works"] and Path(told["Bio-Formats"]["path"]).exists()
+    assert told["zarr"]["works"] and "optional" in told["bioformats2raw"]["use"]
+    monkeypatch.setenv("MIMIC_BIOFORMATS2RAW", str(tmp_path / "none"))
+    done = mimic("doctor")
+    assert done.code == 5 and "MIMIC_BIOFORMATS2RAW" in done.out
+    monkeypatch.delenv("MIMIC_BIOFORMATS2RAW")
     monkeypatch.setenv("MIMIC_JAVA", str(tmp_path / "none"))
     done = mimic("doctor")
     assert done.code == 5 and "MISSING" in done.out and "MIMIC_JAVA" in done.out

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mimic import description, disk, edit, edittext, ifds, rules, svs, tiffedit, verify
+from mimic import description, disk, edittext, ifds, rules, svs, tiffedit, verify
 from mimic.cli import app
-from mimic.edit import Edited, Wish
+from mimic.edit import Edited, Wish, _by_openslide, edit
 from mimic.errors import BadInput, MimicError, OutputError, Unsupported, UsageError, VerificationFailed
 from mimic.model import Picture
 from mimic.writer import _directories, _Placed
@@ -36,7 +36,7 @@ FORTY = Wish(appmag=40, mpp_um=0.26)
 
 
 def run(path: Path, wish: Wish, **options: object) -> Edited:
-    return edit.edit(path, wish, version=VERSION, **options)  # type: ignore[arg-type]
+    return edit(path, wish, version=VERSION, **options)  # type: ignore[arg-type]
 
 
 def segments(path: Path, *, without: tuple[str, ...] = ()) -> list[tuple[tuple[int, int], tuple[int, ...], bytes]]:
@@ -470,8 +470,8 @@ def test_file_that_may_not_grow(copy_of: Callable[[str], Path]) -> None:
 def test_taken_back_when_a_reader_disagrees(copy_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = copy_of("own")
     content = path.read_bytes()
-    answers = iter([edit._by_openslide(path), None])
-    monkeypatch.setattr(edit, "_by_openslide", lambda _: next(answers))
+    answers = iter([_by_openslide(path), None])
+    monkeypatch.setattr(sys.modules["mimic.edit"], "_by_openslide", lambda _: next(answers))
     with pytest.raises(VerificationFailed, match="taken back: OpenSlide"):
         run(path, replace(FORTY, drop_label=True))
     assert path.read_bytes() == content

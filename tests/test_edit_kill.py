@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ import openslide
 import pytest
 import tifffile
 
-from mimic import edit
+import mimic
 from mimic.disk import Disk
-from mimic.edit import Wish
+from mimic.edit import Wish, edit, pending_bytes
 from mimic.errors import VerificationFailed
 from tests.test_rules import good_parts, histology, write_parts
 
@@ -93,8 +94,8 @@ def record(path: Path, wish: str, steps: list[Step] | None = None) -> list[Step]
             steps.append(step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edit, "Disk", Recorder)
-        edit.edit(path, WISHES[wish], version=VERSION)
+        patch.setattr(sys.modules["mimic.edit"], "Disk", Recorder)
+        edit(path, WISHES[wish], version=VERSION)
     return steps
 
 
@@ -121,18 +122,19 @@ def kill_everywhere(source: Path, folder: Path, wish: str) -> None:
         for mode in MODES:
             path = folder / f"{point:03}-{mode}.svs"
             shutil.copyfile(source, path)
-            edit.Disk = lambda path, point=point, mode=mode: Deadly(path, point=point, mode=mode)  # type: ignore[misc,assignment]
-            child = forked(lambda path=path: edit.edit(path, WISHES[wish], version=VERSION))  # type: ignore[misc]
+            made = partial(Deadly, point=point, mode=mode)
+            sys.modules["mimic.edit"].Disk = made  # type: ignore[attr-defined]
+            child = forked(lambda path=path: edit(path, WISHES[wish], version=VERSION))  # type: ignore[misc]
             _, status = os.waitpid(child, 0)
             last = point == count - 1 and mode == "after"
             if os.WIFSIGNALED(status) == last:
                 raise SystemExit(f"{path.name} ended with status {status}")
-    edit.Disk = Disk  # type: ignore[misc]
+    sys.modules["mimic.edit"].Disk = Disk  # type: ignore[attr-defined]
     chance = random.Random(wish)
     for number in range(RANDOM_KILLS):
         path = folder / f"random-{number}.svs"
         shutil.copyfile(source, path)
-        child = forked(lambda path=path: edit.edit(path, WISHES[wish], version=VERSION))  # type: ignore[misc]
+        child = forked(lambda path=path: edit(path, WISHES[wish], version=VERSION))  # type: ignore[misc]
         time.sleep(chance.uniform(0, 1.5 * lasts_s))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -185,10 +187,10 @@ def judge(path: Path, old: Look, new: Look, wish: str) -> str:
     seen = look(path)
     assert seen in (old, new), path.name
     state = "old" if seen == old else "new"
-    state += "+leftovers" if edit.pending_bytes(path) else ""
-    edit.edit(path, WISHES[wish], version=VERSION)
+    state += "+leftovers" if pending_bytes(path) else ""
+    edit(path, WISHES[wish], version=VERSION)
     assert look(path) == new
-    assert not edit.pending_bytes(path)
+    assert not pending_bytes(path)
     content = path.read_bytes()
     assert not [gone for gone in GONE[wish] if gone in content]
     return state
@@ -197,7 +199,7 @@ def judge(path: Path, old: Look, new: Look, wish: str) -> str:
 def edited(source: Path, folder: Path, wish: str) -> Look:
     path = folder / "edited.svs"
     shutil.copyfile(source, path)
-    edit.edit(path, WISHES[wish], version=VERSION)
+    edit(path, WISHES[wish], version=VERSION)
     return look(path)
 
 
@@ -264,11 +266,27 @@ def test_power_cut_anywhere(name: str, wish: str, sources: Callable[[str], Path]
         path.write_bytes(content)
         seen = look(path)
         assert seen in (old, new)
-        states.add((seen == new, edit.pending_bytes(path) > 0))
-        edit.edit(path, WISHES[wish], version=VERSION)
+        states.add((seen == new, pending_bytes(path) > 0))
+        edit(path, WISHES[wish], version=VERSION)
         assert look(path) == new
         assert not [gone for gone in GONE[wish] if gone in path.read_bytes()]
     assert states == {(False, False), (False, True), (True, True), (True, False)}
+
+
+def test_check_tells_of_an_edit_that_was_cut_off(sources: Callable[[str], Path], tmp_path: Path) -> None:
+    source, path = sources("classic"), tmp_path / "slide.svs"
+    shutil.copyfile(source, path)
+    steps = record(path, "edit")
+    cut = []
+    for content in disks_after(source.read_bytes(), steps, random.Random(1)):
+        path.write_bytes(content)
+        cut += [content] if pending_bytes(path) else []
+    assert len(cut) > 2
+    for content, passed in ((source.read_bytes(), True), (cut[0], False), (cut[-1], False)):
+        path.write_bytes(content)
+        told = next(each for each in mimic.check(path) if each.name == "no unfinished edit")
+        assert told.passed is passed and told.must is False
+    assert str(pending_bytes(path)) in told.measured and "mimic edit" in told.measured
 
 
 def test_power_cut_while_it_is_taken_back(sources: Callable[[str], Path], tmp_path: Path) -> None:
@@ -278,7 +296,7 @@ def test_power_cut_while_it_is_taken_back(sources: Callable[[str], Path], tmp_pa
     steps: list[Step] = []
     answers = iter([(True, 5), None])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edit, "_by_tifffile", lambda _: next(answers))
+        patch.setattr(sys.modules["mimic.edit"], "_by_tifffile", lambda _: next(answers))
         with pytest.raises(VerificationFailed):
             record(path, "edit", steps)
     assert [kind for kind, _, _ in steps] == ["write", "sync", "write", "sync", "write", "sync", "truncate", "sync"]
@@ -287,7 +305,7 @@ def test_power_cut_while_it_is_taken_back(sources: Callable[[str], Path], tmp_pa
     for content in {*disks_after(source.read_bytes(), steps, random.Random(1))}:
         path.write_bytes(content)
         assert look(path) in (old, new)
-        edit.edit(path, WISHES["edit"], version=VERSION)
+        edit(path, WISHES["edit"], version=VERSION)
         assert look(path) == new
 
 

@@ -112,6 +112,7 @@ SIDEWAYS = {
     ("tiffedit", "disk"): "one file, under a lock",
     ("tiffedit", "ifds"): "directories are written again",
     ("tiffedit", "structure"): "a reader that knows the end of the file",
+    ("verify", "edit"): "an edit that was cut off is told of",
     ("verify", "rules"): "what was written must keep them too",
     ("verify", "svs"): "the AppMag of a power",
     ("verify", "sheets"): "a TIFF's directories, as found",

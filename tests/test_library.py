@@ -119,21 +119,52 @@ def test_public_names() -> None:
         _ = mimic.nothing  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("order", ["import mimic.convert, mimic.plan, mimic.probe", "from mimic import convert", ""])
+@pytest.mark.parametrize(
+    "order",
+    ["import mimic.convert, mimic.plan, mimic.probe, mimic.edit, mimic.survey", "from mimic import convert", ""],
+)
 def test_modules_do_not_hide_functions(order: str, tmp_path: Path) -> None:
     code = f"""
 import sys
 {order}
 import mimic.cli, mimic.executors
 import mimic
-from mimic import convert, plan, probe
+from mimic import convert, edit, plan, probe, survey
 from mimic.convert import plan_slide
 assert type(mimic.convert) is type(mimic.plan) is type(mimic.probe) is type(lambda: 0), mimic.convert
+assert type(mimic.edit) is type(mimic.survey) is type(lambda: 0), mimic.edit
 assert convert is mimic.convert and type(sys.modules["mimic.convert"]).__name__ == "module"
 """
     done = script(code, tmp_path / "t")
     assert done.returncode == 0, done.stderr
     assert isinstance(mimic.convert, FunctionType)
+
+
+def test_edit_and_check(tmp_path: Path) -> None:
+    made = mimic.convert(picture(tmp_path / "a.png"), mpp_um=0.5, appmag=20).outputs[0]
+    before = made.read_bytes()
+    told = mimic.edit(made, appmag=40, pairs={"Title": "a"}, dry_run=True)
+    assert not told.written and any("AppMag = 40" in line for line in told.difference)
+    assert made.read_bytes() == before
+    done = mimic.edit(str(made), tmp_path / "b.svs", appmag=40, pairs={"Title": "a"}, removes=["Date"])
+    assert isinstance(done, mimic.Edited) and done.path == tmp_path / "b.svs" and made.read_bytes() == before
+    assert openslide.OpenSlide(done.path).properties["aperio.Title"] == "a"
+    for path in (made, done.path):
+        assert [each.name for each in mimic.check(path) if each.must and not each.passed] == []
+    assert [each.name for each in mimic.check(done.path, phi=True) if not each.passed] == ["descriptions"]
+    with pytest.raises(errors.UsageError, match="no option appmg"):
+        mimic.edit(made, appmg=40)
+    with pytest.raises(errors.BadInput):
+        mimic.check(tmp_path / "a.png")
+
+
+def test_survey(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    seen: list[Path] = []
+    found = mimic.survey(tmp_path, lambda *told: seen.append(told[2]))
+    assert isinstance(found, mimic.Survey) and [row.file for row in found.rows] == ["a.png", "b.png"]
+    assert [path.name for path in seen] == ["a.png", "b.png"]
 
 
 def test_script_without_a_guard(tmp_path: Path) -> None:

@@ -26,12 +26,12 @@ from lxml import etree, html
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-from mimic import sets, settings, survey, survey_page, survey_plot
+from mimic import sets, settings, survey_page, survey_plot
 from mimic.cli import app
 from mimic.errors import BadInput, ToolMissing, UsageError
 from mimic.model import Image, Level, Objective, Scale, Slide
 from mimic.programs import bfclient
-from mimic.survey import FORMULA, Row, Survey, csv_cell, judge, summarise
+from mimic.survey import COLUMNS, FORMULA, SCHEMA, Row, Survey, csv_cell, judge, summarise, survey, to_csv, write_text
 
 PIXELS = np.random.default_rng(3).integers(120, 256, (512, 512, 3)).astype(np.uint8)
 HOSTILE = (
@@ -63,7 +63,7 @@ def picture(path: Path) -> Path:
 
 
 def run(folder: Path) -> Survey:
-    return survey.survey(folder, settings.load())
+    return survey(folder, settings.load())
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def image(um: float | None, power: float | None, y_um: float | None = None) -> I
 
 def fake_survey(*rows: Row) -> Survey:
     made = datetime(2024, 5, 6, tzinfo=UTC)
-    return Survey(survey.SCHEMA, Path("/slides"), made, 1.5, summarise(rows), rows)
+    return Survey(SCHEMA, Path("/slides"), made, 1.5, summarise(rows), rows)
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_companions_are_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         files = tuple(tmp_path / name for name in members.get(path.name, (path.name,)))
         return Slide(path, files, "fake", "vips", (image(0.25, 40),))
 
-    monkeypatch.setattr(survey, "probe", probe)
+    monkeypatch.setattr(sys.modules["mimic.survey"], "probe", probe)
     monkeypatch.setattr(sets, "Detector", type("None", (), {"find": lambda *_: None}))
     found = run(tmp_path)
     assert [(row.file, row.files) for row in found.rows] == [("b.vsi", 3), ("d.tif", 1)]
@@ -199,7 +199,7 @@ def test_a_bug_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             raise KeyError("nobody thought of this")
         return Slide(path, (path,), "fake", "vips", (image(0.25, 40),))
 
-    monkeypatch.setattr(survey, "probe", probe)
+    monkeypatch.setattr(sys.modules["mimic.survey"], "probe", probe)
     found = run(tmp_path)
     assert "a bug in mimic" in (found.rows[0].error or "") and found.rows[1].error is None
 
@@ -210,7 +210,7 @@ def test_without_java_it_is_no_survey(tmp_path: Path, monkeypatch: pytest.Monkey
     def probe(path: Path, _settings: object) -> Slide:
         raise ToolMissing("no Java", path)
 
-    monkeypatch.setattr(survey, "probe", probe)
+    monkeypatch.setattr(sys.modules["mimic.survey"], "probe", probe)
     assert run(tmp_path).exit_code == ToolMissing.exit_code
 
 
@@ -220,7 +220,7 @@ def test_hostile_names(tmp_path: Path) -> None:
         aperio(tmp_path / name, 0.25, 20)
     found = run(tmp_path)
     assert {row.file for row in found.rows} == set(HOSTILE) and not found.summary.failed
-    lines = list(csv.DictReader(io.StringIO(survey.to_csv(found.rows))))
+    lines = list(csv.DictReader(io.StringIO(to_csv(found.rows))))
     assert {line["file"].removeprefix("'") for line in lines} == set(HOSTILE)
     assert not any(line["file"].startswith(FORMULA) for line in lines)
     tree = html.document_fromstring(survey_page.page(found))
@@ -235,8 +235,8 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     path = Path(str(tmp_path) + "/caf\udce9.png")
     picture(tmp_path / "a.png").rename(path)
     found = run(tmp_path)
-    survey.write_text(survey.to_csv(found.rows), tmp_path / "t.csv")
-    survey.write_text(survey_page.page(found), tmp_path / "t.html")
+    write_text(to_csv(found.rows), tmp_path / "t.csv")
+    write_text(survey_page.page(found), tmp_path / "t.html")
     assert b"caf\\udce9.png" in (tmp_path / "t.csv").read_bytes()
     assert b"caf\\udce9.png" in (tmp_path / "t.html").read_bytes()
 
@@ -282,7 +282,7 @@ def test_verdicts(
 @given(st.text(), st.tuples(st.text(max_size=20), st.text(max_size=20)), st.floats(allow_nan=False))
 def test_every_csv_is_read_back_and_holds_no_formula(name: str, warnings: tuple[str, str], value: float) -> None:
     row = Row(name, scale_um=value, warnings=warnings, error=name, size_bytes=-5)
-    (line,) = csv.DictReader(io.StringIO(survey.to_csv([row]), newline=""))
+    (line,) = csv.DictReader(io.StringIO(to_csv([row]), newline=""))
     assert line["size_bytes"] == "-5" and float(line["scale_um"]) == pytest.approx(value, rel=1e-5)
     for cell in (line["file"], line["warnings"], line["error"]):
         assert not cell.lstrip(" ").startswith(FORMULA)
@@ -432,7 +432,7 @@ def test_command_on_an_empty_folder(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "0 slides" in result.stdout
     assert "nothing to draw" in (tmp_path / "t.html").read_text()
     told = CliRunner().invoke(app, ["survey", str(tmp_path), "--csv", "-"]).stdout
-    assert told.splitlines() == [",".join(survey.COLUMNS)]
+    assert told.splitlines() == [",".join(COLUMNS)]
 
 
 @pytest.mark.parametrize(
