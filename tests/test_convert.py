@@ -112,6 +112,29 @@ def test_file_without_scale_converts_with_the_remedies(
     assert seen["openslide.vendor"] == "aperio" and "openslide.mpp-x" not in seen
 
 
+def test_label_and_macro_of_a_czi(sample: Callable[[str], Sample], tmp_path: Path) -> None:
+    made = sample("czi_label")
+    assert made.label is not None and made.macro is not None
+    slide = mimic.probe(made.path)
+    assert [(image.role, image.scale is None) for image in slide.images] == [
+        ("scan", False),
+        ("label", True),
+        ("macro", True),
+    ]
+    done = mimic.convert(made.path, tmp_path / "out.svs")
+    assert done.results[0].plan.scale is not None and done.results[0].plan.scale.x_um == made.mpp_um
+    written, _ = properties(tmp_path / "out.svs")
+    with closing(written):
+        pictures = {key: np.asarray(written.associated_images[key].convert("RGB")) for key in ("label", "macro")}
+    assert np.array_equal(pictures["label"], made.label), "a label is written without loss"
+    assert pictures["macro"].shape == made.macro.shape
+    assert np.abs(pictures["macro"].astype(int) - made.macro).mean() < 2
+    mimic.convert(made.path, tmp_path / "without.svs", label="drop", macro="drop")
+    written, _ = properties(tmp_path / "without.svs")
+    with closing(written):
+        assert set(written.associated_images) == {"thumbnail"}
+
+
 def level0(slide: Slide, index: int, scratch: Path) -> NDArray[np.uint8]:
     image = next(each for each in slide.images if each.index == index)
     opened = sources.load(slide.source).open(slide, image, threads=2, settings=settings.load(), scratch=scratch)

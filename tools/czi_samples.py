@@ -6,6 +6,7 @@ pylibCZIrw can write neither JPEG-XR, nor an objective or a date; so its segment
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ CZI_ENTRY = struct.Struct("<2siqii6si")
 """Directory entry: schema, pixel type, file position, file part, compression, pyramid type and spare, dimensions."""
 CZI_DIMENSION = struct.Struct("<4siifi")
 CZI_SUBBLOCK_HEAD = 256
+CZI_ATTACHMENT = struct.Struct("<2s10xqi16s8s80s")
+"""An attachment's entry: schema, file position, file part, a GUID, kind of its content, name."""
+CZI_ATTACHMENT_HEAD = CZI_METADATA_HEAD = 256
 CZI_JPEG_XR = 4
 WIC_24BPP_BGR = bytes.fromhex("24c3dd6f034efe4bb1853d77768dc90c")
 WIC_24BPP_RGB = bytes.fromhex("24c3dd6f034efe4bb1853d77768dc90d")
@@ -72,8 +76,13 @@ def read_subblocks(czi: bytes) -> list[SubBlock]:
     return blocks
 
 
-def build_czi(header: bytes, blocks: list[SubBlock], xml: str) -> bytes:
-    """A CZI of ``blocks`` with ``xml`` as its metadata; ``header`` is another CZI's file header segment."""
+def build_czi(
+    header: bytes, blocks: list[SubBlock], xml: str, *, attachments: Mapping[str, bytes] | None = None
+) -> bytes:
+    """A CZI of ``blocks`` with ``xml`` as its metadata; ``header`` is another CZI's file header segment.
+
+    ``attachments`` are whole CZI files by their names: scanners call them "Label" and "SlidePreview".
+    """
     out = bytearray(header)
 
     def append(name: bytes, body: bytes) -> int:
@@ -91,10 +100,19 @@ def build_czi(header: bytes, blocks: list[SubBlock], xml: str) -> bytes:
         append(b"ZISRAWSUBBLOCK", head.ljust(CZI_SUBBLOCK_HEAD, b"\0") + block.metadata + block.data)
         directory.append(entry)
     text = xml.encode()
-    metadata_at = append(b"ZISRAWMETADATA", struct.pack("<ii", len(text), 0).ljust(256, b"\0") + text)
+    metadata_at = append(b"ZISRAWMETADATA", struct.pack("<ii", len(text), 0).ljust(CZI_METADATA_HEAD, b"\0") + text)
     head = struct.pack("<i", len(blocks)).ljust(CZI_DIRECTORY_HEAD, b"\0")
     directory_at = append(b"ZISRAWDIRECTORY", head + b"".join(directory))
-    struct.pack_into("<qqiq", out, CZI_POINTERS_AT, directory_at, metadata_at, 0, 0)
+    listed = []
+    for number, (name, content) in enumerate((attachments or {}).items(), start=1):
+        position = len(out) + -len(out) % 32
+        entry = CZI_ATTACHMENT.pack(b"A1", position, 0, number.to_bytes(16, "little"), b"CZI", name.encode())
+        head = (struct.pack("<i12x", len(content)) + entry).ljust(CZI_ATTACHMENT_HEAD, b"\0")
+        append(b"ZISRAWATTACH", head + content)
+        listed.append(entry)
+    head = struct.pack("<i", len(listed)).ljust(CZI_ATTACHMENT_HEAD, b"\0")
+    attachments_at = append(b"ZISRAWATTDIR", head + b"".join(listed)) if listed else 0
+    struct.pack_into("<qqiq", out, CZI_POINTERS_AT, directory_at, metadata_at, 0, attachments_at)
     return bytes(out)
 
 
@@ -153,6 +171,22 @@ def to_jpeg_xr(block: SubBlock, level: float) -> SubBlock:
     schema, pixel_type, position, part, _, pyramid, count = block.entry
     entry = (schema, pixel_type, position, part, CZI_JPEG_XR, pyramid, count)
     return SubBlock(entry, block.dimensions, block.metadata, coded)
+
+
+def attach(path: Path, pictures: Mapping[str, RGB]) -> None:
+    """Put pictures into a CZI as a scanner does: each a small CZI of its own."""
+    contents = {}
+    for name, pixels in pictures.items():
+        own = path.with_name(f"{path.stem}.{name}.czi")
+        write_czi(own, pixels, "uncompressed:")
+        contents[name] = own.read_bytes()
+        own.unlink()
+    raw = path.read_bytes()
+    at = struct.unpack_from("<q", raw, CZI_POINTERS_AT + 8)[0] + CZI_SEGMENT.size
+    (length,) = struct.unpack_from("<i", raw, at)
+    xml = raw[at + CZI_METADATA_HEAD : at + CZI_METADATA_HEAD + length].decode()
+    header = raw[: CZI_SEGMENT.size + 512]
+    path.write_bytes(build_czi(header, read_subblocks(raw), xml, attachments=contents))
 
 
 def write_jpeg_xr_czi(path: Path, pixels: RGB, level: float) -> RGB:

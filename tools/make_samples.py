@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.czi_samples import ACQUIRED, MPP_UM, POWER, RGB, write_czi, write_jpeg_xr_czi
+from tools.czi_samples import ACQUIRED, MPP_UM, POWER, RGB, attach, write_czi, write_jpeg_xr_czi
 
 TIFF_TILE_PX = 256
 LABEL_PX = (387, 463)
@@ -212,6 +212,14 @@ def czi_jpegxr_lossy(path: Path, pixels: RGB) -> Sample:
     return Sample("czi_jpegxr_lossy", path, write_jpeg_xr_czi(path, pixels, 0.85), MPP_UM, POWER, True)
 
 
+def czi_label(path: Path, pixels: RGB) -> Sample:
+    """Zstd-compressed CZI mosaic with a label and a macro, as a slide scanner attaches them."""
+    write_czi(path, pixels, "zstd1:ExplicitLevel=1")
+    label, macro = label_picture(), macro_picture(pixels)
+    attach(path, {"Label": label, "SlidePreview": macro})
+    return Sample("czi_label", path, pixels, MPP_UM, POWER, True, label, macro)
+
+
 def dicom(path: Path, pixels: RGB) -> Sample:
     """A DICOM whole-slide series in folder ``path``, made by wsidicomizer from an SVS; ``Sample.path`` is the base."""
     with warnings.catch_warnings():
@@ -271,6 +279,7 @@ SAMPLES: dict[str, tuple[str, Callable[[Path, RGB], Sample]]] = {
     "czi_zstd": ("czi_zstd.czi", czi_zstd),
     "czi_jpegxr": ("czi_jpegxr.czi", czi_jpegxr),
     "czi_jpegxr_lossy": ("czi_jpegxr_lossy.czi", czi_jpegxr_lossy),
+    "czi_label": ("czi_label.czi", czi_label),
     "dicom": ("dicom", dicom),
     "ome_tiff": ("ome_tiff.ome.tif", ome_tiff),
     "svs": ("svs.svs", svs),
