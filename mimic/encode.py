@@ -17,16 +17,27 @@ from mimic.model import Pixels, Profile
 MAX_SIDE_PX = 65_500
 """libjpeg's JPEG_MAX_DIMENSION."""
 
+SMALL = 0.1
+"""Bytes a pixel below which a tile is coded again with Huffman tables made for it.
+
+They make 256 px tiles of glass 20 to 60 % smaller for 0.1 ms. Tissue shrinks by 3 % (IHC, sharp) to 10 % (H&E) for
+0.3 ms, more than twice the time of coding it with the standard tables (140 against 330 Mpx/s): not worth it.
+"""
+
 _SOI, _EOI, _SOS, _DQT, _DHT = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xDB, 0xC4
 
 
 def jpeg(pixels: Pixels, *, quality: int, profile: Profile) -> bytes:
     """A self-contained JPEG of ``pixels`` (height, width, 3).
 
-    "ycc" is YCbCr 4:2:0 with JFIF and Huffman tables made for this picture, which keeps background tiles small. "rgb"
-    is untransformed, 1x1, component ids R, G, B, Adobe transform 0, no JFIF, with the standard Huffman tables.
-    Raises InternalError for pixels of another kind.
+    "ycc" is YCbCr 4:2:0 with JFIF and Huffman tables made for this picture. "rgb" is untransformed, 1x1, component ids
+    R, G, B, Adobe transform 0, no JFIF, with the standard Huffman tables. Raises InternalError for pixels of another
+    kind.
     """
+    return _jpeg(pixels, quality=quality, profile=profile, own_tables=profile == "ycc")
+
+
+def _jpeg(pixels: Pixels, *, quality: int, profile: Profile, own_tables: bool) -> bytes:
     _require_rgb(pixels)
     if max(pixels.shape) > MAX_SIDE_PX:
         raise InternalError(f"a JPEG cannot be {pixels.shape[1]}x{pixels.shape[0]}")
@@ -38,7 +49,7 @@ def jpeg(pixels: Pixels, *, quality: int, profile: Profile) -> bytes:
             colorspace="rgb",
             outcolorspace="ycbcr" if ycc else "rgb",
             subsampling="420" if ycc else "444",
-            optimize=ycc,
+            optimize=own_tables,
         )
     )
 
@@ -47,10 +58,12 @@ def tile(pixels: Pixels, *, quality: int, profile: Profile) -> bytes:
     """A JPEG for a tile of a level: self-contained for "ycc", without ``jpeg_tables(quality)`` for "rgb".
 
     Readers differ on shared tables: photometric RGB with them, and YCbCr without, is read by all (svs-spec.md 9.2).
+    A "ycc" tile that comes out small gets Huffman tables of its own, see ``SMALL``.
     """
-    stream = jpeg(pixels, quality=quality, profile=profile)
+    stream = _jpeg(pixels, quality=quality, profile=profile, own_tables=False)
     if profile == "ycc":
-        return stream
+        small = len(stream) < SMALL * pixels.shape[0] * pixels.shape[1]
+        return _jpeg(pixels, quality=quality, profile=profile, own_tables=True) if small else stream
     tables, abbreviated = split_tables(stream)
     if tables != jpeg_tables(quality):
         raise InternalError("a tile's JPEG tables are not the shared ones")

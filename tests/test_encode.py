@@ -108,12 +108,19 @@ def test_rgb_tiles_share_their_tables(histology: Pixels, quality: int) -> None:
 
 def test_ycc_tiles_are_self_contained(histology: Pixels) -> None:
     part = histology[:256, :256]
-    assert encode.tile(part, quality=80, profile="ycc") == encode.jpeg(part, quality=80, profile="ycc")
+    coded = encode.tile(part, quality=80, profile="ycc")
+    assert {marker for marker, _ in segments(coded)} == {0xE0, 0xDB, 0xC0, 0xC4, 0xDA}
+    seen = imagecodecs.jpeg8_decode(coded)
+    np.testing.assert_array_equal(seen, imagecodecs.jpeg8_decode(encode.jpeg(part, quality=80, profile="ycc")))
 
 
-def test_background_is_small() -> None:
+def test_only_small_tiles_have_tables_of_their_own(histology: Pixels) -> None:
     white = np.full((256, 256, 3), 243, np.uint8)
     assert len(encode.tile(white, quality=80, profile="ycc")) < 1000
+    assert encode.tile(white, quality=80, profile="ycc") == encode.jpeg(white, quality=80, profile="ycc")
+    tissue = encode.tile(histology[:256, :256], quality=80, profile="ycc")
+    huffman = b"".join(payload for marker, payload in segments(tissue) if marker == 0xC4)
+    assert len(huffman) == 2 * (17 + 12) + 2 * (17 + 162), "the standard tables have 12 and 162 codes"
 
 
 @given(st.binary(max_size=64))
