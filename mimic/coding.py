@@ -11,9 +11,9 @@ import numpy as np
 
 from mimic import jpegquality, sheets, structure
 from mimic.errors import MimicError
+from mimic.jpegheads import segments
 from mimic.model import Image, Slide
 from mimic.sheets import Sheet
-from mimic.streams import segments
 from mimic.structure.reader import Input
 
 TIFF_CODECS = {

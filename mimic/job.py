@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from mimic import (
     privacy,
     pyramid,
     render,
+    report,
     reread,
     resample,
     rules,
@@ -34,6 +36,7 @@ from mimic import (
     staging,
     stored,
     stream,
+    streams,
     strips,
     svs,
     verify,
@@ -88,9 +91,11 @@ class Job:
         try:
             self._prove_source()
             self._resolve()
-            written = self._write(keeper)
+            written, sums = self._write(keeper)
             converted = time.monotonic()
-            checks = self._verify(keeper.samples())
+            with closing(report.Digests((self.staged,))) as digests:
+                checks = self._verify(keeper.samples(), sums)
+                sha256 = digests.result()[str(self.staged)]
             verify.raise_if_failed(checks, self.plan.output)  # else our own mistake would be called the source's damage
             checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
         except (BadInput, OutputError) as error:
@@ -103,7 +108,7 @@ class Job:
             Stage("convert", round(converted - self.started, 3)),
             Stage("verify", round(time.monotonic() - converted, 3)),
         )
-        return Result(self.plan, replace(written, path=self.plan.output), checks, stages)
+        return Result(self.plan, replace(written, path=self.plan.output, sha256=sha256), checks, stages)
 
     def _tick(self, progress: Progress) -> None:
         deadline_s = self.request.options.deadline_s
@@ -143,7 +148,8 @@ class Job:
         with self._planes(self.plan.image, self.plan.rendering) as planes:
             self.plan = replace(self.plan, rendering=render.resolve(planes, self.plan.image, self.plan.rendering))
 
-    def _write(self, keeper: SampleKeeper) -> Written:
+    def _write(self, keeper: SampleKeeper) -> tuple[Written, streams.Sums]:
+        """The staged file, without its digest, and the CRC-32 of all that was put into it."""
         associated = self._associated()
         plan = self.plan
         tables = encode.jpeg_tables(plan.quality) if plan.profile == "rgb" else None
@@ -155,7 +161,8 @@ class Job:
             writer.add_strip("thumbnail", self._jpeg(pyramid.thumbnail(smallest, plan.thumbnail_px)))
             for role, coded in associated.items():
                 writer.add_strip(role, coded)
-            return writer.finish(svs.pages(self.plan, version=__version__, jpeg_tables=tables))
+            written = writer.finish(svs.pages(self.plan, version=__version__, jpeg_tables=tables), digest=False)
+            return written, writer.sums
 
     def _levels(self, writer: TiffWriter, keeper: SampleKeeper) -> Pixels:
         """Write the tiles, copied or encoded; the smallest level for the thumbnail."""
@@ -278,21 +285,33 @@ class Job:
             yield Path(private)
         leftovers.gone("folder", place.name)
 
-    def _verify(self, samples: tuple[Sample, ...]) -> tuple[Check, ...]:
+    def _verify(self, samples: tuple[Sample, ...], sums: streams.Sums) -> tuple[Check, ...]:
         plan = self.plan
-        structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick)
-        seen = verify.readers(self.staged, plan)
-        if plan.deidentify:
-            seen += privacy.search(self.staged, plan)
         if plan.coded is not None:
+            structure, seen = self._verify_file(None)
             return (*structure, *seen, *self._verify_copied(structure))
-        caught = verify.pixels(self.staged, samples, quality=plan.quality, profile=plan.profile)
-        with self._scan() as reader:
-            again: tuple[Check, ...] = (reread.sample(reader, samples),)
+        with ThreadPoolExecutor(1, thread_name_prefix="mimic-again") as beside:
+            again = beside.submit(self._read_again, samples)
+            structure, seen = self._verify_file(None if plan.verify == "full" else sums)
+            caught = verify.pixels(
+                self.staged, samples, quality=plan.quality, profile=plan.profile, threads=plan.threads
+            )
+            checks = (*structure, *seen, *caught, again.result())
         if plan.verify == "full":
             with self._scan() as reader:
-                again += reread.everything(self.staged, plan, reader, watch=self._tick)
-        return (*structure, *seen, *caught, *again)
+                checks += reread.everything(self.staged, plan, reader, watch=self._tick)
+        return checks
+
+    def _verify_file(self, sums: streams.Sums | None) -> tuple[tuple[Check, ...], tuple[Check, ...]]:
+        """What the file itself shows to us, and to other readers."""
+        plan = self.plan
+        structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick, sums=sums)
+        seen = verify.readers(self.staged, plan)
+        return structure, seen + (privacy.search(self.staged, plan) if plan.deidentify else ())
+
+    def _read_again(self, samples: tuple[Sample, ...]) -> Check:
+        with self._scan() as reader:
+            return reread.sample(reader, samples, threads=self.plan.threads)
 
     def _verify_copied(self, structure: tuple[Check, ...]) -> tuple[Check, ...]:
         """Copied tiles against the source's; what does not decode among them is the source's damage."""

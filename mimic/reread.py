@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +13,34 @@ from mimic import verify
 from mimic.model import Box, Check, Pixels, Plan, Progress, Sample
 from mimic.sources import PixelReader
 
-FRESH_SAMPLES = 8
-"""Enough to catch a reader that loses its way while it works; more would decode much of the source again."""
+FEWEST, MOST, BOXES_A_SAMPLE = 2, 8, 32
+"""Samples that are read again: one for every 32 boxes of the source, within these limits. Each may decode a whole box
+(CZI blocks of 2048 px do), so that more would decode a tenth of a slide twice. What is to be caught, a reader that
+mixes up threads, blocks or shared memory, mixes up many; a single wrong box is caught only by ``--verify full``."""
+TOP = 8
+"""Of a source that is decoded from top to bottom, samples in the first eighth of its rows: those below cost as much as
+the first reading. It is read by one thread, box after box, so there is nothing to be mixed up further down."""
 
 
-def sample(reader: PixelReader, samples: tuple[Sample, ...]) -> Check:
+def sample(reader: PixelReader, samples: tuple[Sample, ...], *, threads: int = 1) -> Check:
     """Whether the source still gives the very pixels that were caught during the pass, at some of their places."""
-    step = max(1, -(-len(samples) // FRESH_SAMPLES))
-    chosen = sorted(samples[::step], key=lambda each: (each.box.y_px, each.box.x_px))
-    wrong = [
-        f"x={each.box.x_px}, y={each.box.y_px}"
-        for each in chosen
-        if not np.array_equal(reader.read(each.box), each.pixels)
-    ]
+    boxes = reader.boxes()
+    chosen = sorted(samples, key=lambda each: (each.box.y_px, each.box.x_px))
+    if reader.sequential:
+        lowest = max(box.y_px + box.height_px for box in boxes) // TOP
+        chosen = [each for each in chosen if each.box.y_px + each.box.height_px <= lowest] or chosen[:1]
+    count = min(MOST, max(FEWEST, len(boxes) // BOXES_A_SAMPLE))
+    chosen = chosen[:: max(1, -(-len(chosen) // count))]
+    with ThreadPoolExecutor(1 if reader.sequential else threads, thread_name_prefix="mimic-again") as pool:
+        same = list(pool.map(partial(_same, reader), chosen))
+    places = [f"x={each.box.x_px}, y={each.box.y_px}" for each in chosen]
+    wrong = [place for place, equal in zip(places, same, strict=True) if not equal]
     measured = f"other pixels at {'; '.join(wrong)}" if wrong else f"the same in {len(chosen)} of {len(chosen)} boxes"
     return Check("source read again", not wrong, measured, "the same pixels as during the pass")
+
+
+def _same(reader: PixelReader, sample: Sample) -> bool:
+    return bool(np.array_equal(reader.read(sample.box), sample.pixels))
 
 
 def everything(path: Path, plan: Plan, reader: PixelReader, *, watch: Callable[[Progress], None]) -> tuple[Check, ...]:
@@ -34,7 +49,7 @@ def everything(path: Path, plan: Plan, reader: PixelReader, *, watch: Callable[[
     done_px, total_px, boxes = 0, size.width_px * size.height_px, 0
     for box in reader.boxes():
         parts = tuple(_parts(box, reader.read(box), plan.tile_px))
-        checks = verify.pixels(path, parts, quality=plan.quality, profile=plan.profile)
+        checks = verify.pixels(path, parts, quality=plan.quality, profile=plan.profile, threads=plan.threads)
         if verify.failed(checks):
             return checks
         boxes += len(parts)

@@ -54,10 +54,15 @@ BIGTIFF_BYTES = int(3.9 * (1 << 30))
 
 
 def structure(
-    path: Path, *, threads: int | None = None, progress: Callable[[Progress], None] | None = None
+    path: Path,
+    *,
+    threads: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    sums: streams.Sums | None = None,
 ) -> tuple[Check, ...]:
-    """Every rule that can be seen in a TIFF file, one Check each; all tiles of all levels are decoded.
+    """Every rule that can be seen in a TIFF file, one Check each; all tiles of all levels are read and decoded.
 
+    ``sums`` (``TiffWriter.sums``) are what a file that was just written must hold; then a sample is decoded.
     Raises BadInput for a file that is missing, no TIFF, or so damaged that its directories cannot be read.
     """
     layout = read(path)
@@ -66,7 +71,7 @@ def structure(
         *_tags(layout),
         *_geometry(layout),
         *wording.check(layout),
-        *streams.check(layout, threads=threads, progress=progress),
+        *streams.check(layout, threads=threads, progress=progress, sums=sums),
     )
 
 

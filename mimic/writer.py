@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import struct
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,20 +44,22 @@ _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "I", 6: "b", 7: "B", 8: "h", 9: "i"
 
 @dataclass(slots=True)
 class _Segments:
-    """Where the tiles of one level are, 20 bytes each: slides have millions of them."""
+    """Where the tiles of one level are and their CRC-32, 24 bytes each: slides have millions of them."""
 
     columns: array[int] = field(default_factory=lambda: array("I"))
     rows: array[int] = field(default_factory=lambda: array("I"))
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     counts: array[int] = field(default_factory=lambda: array("I"))
+    sums: array[int] = field(default_factory=lambda: array("I"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """Offsets and byte counts of a page's segments, in TIFF's order (row by row)."""
+    """Offsets, byte counts and CRC-32 of a page's segments, in TIFF's order (row by row)."""
 
     offsets: NDArray[np.uint64]
     counts: NDArray[np.uint64]
+    sums: NDArray[np.uint32]
 
 
 class TiffWriter:
@@ -67,7 +70,8 @@ class TiffWriter:
         self._path = path
         self._classic_limit_bytes = classic_limit_bytes
         self._levels: dict[int, _Segments] = {}
-        self._strips: dict[str, tuple[int, int]] = {}
+        self._strips: dict[str, tuple[int, int, int]] = {}
+        self._sums: tuple[NDArray[np.uint32], ...] = ()
         self._end = _HEADER_BYTES
         self._finished = False
         with self._mapped():
@@ -92,18 +96,25 @@ class TiffWriter:
         segments.rows.append(tile.row)
         segments.offsets.append(offset)
         segments.counts.append(len(tile.data))
+        segments.sums.append(zlib.crc32(tile.data))
 
     def add_strip(self, kind: str, data: bytes) -> None:
         """Append the one strip of the page of that kind."""
         if kind in self._strips:
             raise InternalError(f"the strip of the {kind} was given twice", self._path)
-        self._strips[kind] = (self._append(data), len(data))
+        self._strips[kind] = (self._append(data), len(data), zlib.crc32(data))
 
-    def finish(self, pages: Sequence[Page]) -> Written:
+    @property
+    def sums(self) -> tuple[NDArray[np.uint32], ...]:
+        """CRC-32 of the segments as they were given, by page and in TIFF's order; there are none before ``finish``."""
+        return self._sums
+
+    def finish(self, pages: Sequence[Page], *, digest: bool = True) -> Written:
         """Write the directories in the order of ``pages``, then the header, and make sure that all is on the disk.
 
-        Sizes of the grids come from the pages' own tags. Raises InternalError, with the file left unreadable, when a
-        tile or strip is missing, given twice, or has no page.
+        Sizes of the grids come from the pages' own tags. Without ``digest`` the SHA-256 is left empty, for somebody
+        who has it computed beside other work. Raises InternalError, with the file left unreadable, when a tile or
+        strip is missing, given twice, or has no page.
         """
         if self._finished:
             raise InternalError("finished twice", self._path)
@@ -121,10 +132,11 @@ class TiffWriter:
             self._file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, first) if big else _classic_header(first))
             self._sync()
             self._finished = True
+            self._sums = tuple(each.sums for each in placed)
             self._file.seek(0)
-            digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(self._file, "sha256").hexdigest() if digest else ""
         tiles = sum(len(segments.offsets) for segments in self._levels.values())
-        return Written(self._path, ends, digest, tiles, big)
+        return Written(self._path, ends, sha256, tiles, big)
 
     def close(self) -> None:
         """Close the file. Without ``finish`` it has no header, and no reader opens it."""
@@ -168,9 +180,11 @@ class TiffWriter:
         grid_row, grid_column = np.divmod(np.arange(page.segments), columns)
         self._none(level, grid_column, grid_row, times == 0, "is missing")
         self._none(level, grid_column, grid_row, times > 1, "was given twice")
-        placed = _Placed(np.empty(page.segments, np.uint64), np.empty(page.segments, np.uint64))
+        grid = np.empty(page.segments, np.uint64)
+        placed = _Placed(grid, grid.copy(), grid.astype(np.uint32))
         placed.offsets[place] = found.offsets
         placed.counts[place] = found.counts
+        placed.sums[place] = found.sums
         return placed
 
     def _none(
@@ -184,8 +198,8 @@ class TiffWriter:
     def _strip(self, page: Page) -> _Placed:
         if page.kind not in self._strips:
             raise InternalError(f"the strip of the {page.kind} is missing", self._path)
-        offset, count = self._strips[page.kind]
-        return _Placed(np.array([offset], np.uint64), np.array([count], np.uint64))
+        offset, count, total = self._strips[page.kind]
+        return _Placed(np.array([offset], np.uint64), np.array([count], np.uint64), np.array([total], np.uint32))
 
     def _nothing_left(self, pages: Sequence[Page]) -> None:
         levels = [page.level for page in pages if page.level is not None]

@@ -21,7 +21,7 @@ ROWS = """
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
         chunks structure edit editdraft edittext ifds tiffedit disk report staging
-    description geometry naming pictures phi icc tifffields
+    description geometry naming pictures phi icc tifffields jpegheads
     programs
     leftovers
     model errors settings
@@ -48,7 +48,6 @@ SIDEWAYS = {
     ("survey_plot", "survey"): "rows as marks",
     ("coding", "jpegquality"): "the quality of a tile's tables",
     ("coding", "sheets"): "a TIFF's directories, as found",
-    ("coding", "streams"): "a JPEG's segments",
     ("coding", "structure"): "the containers' own directories",
     ("jpegquality", "jpegs"): "a JPEG's segments",
     ("sources", "jpegquality"): "the quality of a tile's tables",

@@ -65,13 +65,32 @@ def test_the_same_pixels_again(pixels: Pixels, count: int) -> None:
     reader = Memory(pixels)
     check = reread.sample(reader, samples(pixels, count))
     assert check.passed and check.must
-    assert min(count, 5) <= len(reader.read_boxes) <= 8
+    assert len(reader.read_boxes) == min(count, 2)
     assert f"{len(reader.read_boxes)} of {len(reader.read_boxes)}" in check.measured
 
 
 def test_one_other_pixel_is_seen(pixels: Pixels) -> None:
     check = reread.sample(Memory(pixels, wrong=Box(3, 22, 1, 1)), samples(pixels, 64))
     assert not check.passed and "x=0, y=20" in check.measured
+
+
+@pytest.mark.parametrize(("side_px", "most"), [(700, 2), (40, 2), (12, 8), (5, 8)])
+def test_few_samples_of_few_boxes(pixels: Pixels, side_px: int, most: int) -> None:
+    reader = Memory(pixels, side_px=side_px)
+    reread.sample(reader, samples(pixels, 100), threads=2)
+    assert most // 2 < len(reader.read_boxes) <= most
+
+
+def test_only_the_top_of_what_is_decoded_from_the_top(pixels: Pixels) -> None:
+    tall = np.concatenate([pixels] * 4)
+    boxes = [Box(x, y, 8, 8) for y in range(0, 400, 10) for x in range(0, 1200, 300)]
+    kept = tuple(Sample(box, tall[box.y_px : box.y_px + 8, box.x_px : box.x_px + 8].copy()) for box in boxes)
+    reader = Memory(tall)
+    reader.sequential = True
+    assert reread.sample(reader, kept).passed and len(reader.read_boxes) == 2
+    assert all(box.y_px + box.height_px <= 50 for box in reader.read_boxes)
+    lowest = reread.sample(reader, kept[-4:])
+    assert "1 of 1" in lowest.measured, "where there is none at the top, the first"
 
 
 def test_it_reads_from_top_to_bottom(pixels: Pixels) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
+import simplejpeg  # type: ignore[import-untyped]
 import skimage.data
 import tifffile
 
-from mimic import rules, sheets, streams, verify, wording
+from mimic import jpegheads, rules, sheets, streams, verify, wording
 from mimic.errors import BadInput
 from mimic.model import Check, Pixels, Progress
 
@@ -123,7 +125,7 @@ def test_correct_slide_keeps_every_rule(svs: Path) -> None:
     assert names(checks) == set()
     assert len({each.name for each in checks}) == len(checks) > 50
     decoded = next(each for each in checks if each.name == "tiles decode")
-    assert decoded.measured.startswith("25 tiles and strips")
+    assert decoded.measured.startswith("25 of 25 tiles and strips")
 
 
 def test_scanners_own_slide_breaks_no_must() -> None:
@@ -477,7 +479,33 @@ def test_progress_reaches_the_end(svs: Path) -> None:
 
 def test_jpeg_headers() -> None:
     with pytest.raises(ValueError, match="SOI"):
-        streams.jpeg_header(b"no")
+        jpegheads.jpeg_header(b"no")
     for data in (b"\xff\xd8", b"\xff\xd8\xff\xc0\xff\xff", b"\xff\xd8\xff\xd9", b"\xff\xd8\x00\x00"):
         with pytest.raises(ValueError, match="JPEG"):
-            streams.jpeg_header(data)
+            jpegheads.jpeg_header(data)
+
+
+def test_known_tiles_are_compared_and_a_sample_is_decoded(svs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tile is read; the one whose bytes are others than were written is named, though it decodes."""
+    layout = sheets.read(svs)
+    raw = svs.read_bytes()
+    sums = [
+        np.array([zlib.crc32(raw[o : o + n]) for o, n in zip(sheet.offsets, sheet.counts, strict=True)], np.uint32)
+        for sheet in layout.sheets
+    ]
+    tiles = sum(map(len, sums))
+    counted: list[int] = []
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(streams, "DECODED_WHOLE", 4)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **more: counted.append(1) or decode(*args, **more))
+    checks = rules.structure(svs, sums=sums)
+    assert names(checks) == set()
+    assert {"tiles as written"} <= {each.name for each in checks}
+    assert 0 < len(counted) < tiles // 2, "no tile twice, and few at all"
+    first, second = int(layout.sheets[0].offsets[1]), int(layout.sheets[0].offsets[2])
+    size = int(layout.sheets[0].counts[1])
+    other = bytearray(raw)
+    other[first : first + size] = raw[second : second + int(layout.sheets[0].counts[2])][:size].ljust(size, b"\0")
+    svs.write_bytes(other)
+    broken = next(each for each in rules.structure(svs, sums=sums) if each.name == "tiles as written")
+    assert not broken.passed and broken.must and "tile 1,0" in broken.measured
