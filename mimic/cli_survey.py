@@ -68,8 +68,10 @@ def show_info(file: Path, source: str | None, *, thumbnail: Path | None, as_json
     The facts are told before pixels are read, so that a file with damaged pixels still shows them.
     """
     from mimic import peek, probe, report, screen, screen_info
+    from mimic.programs import bfclient
     from mimic.survey import main_image
 
+    bfclient.expect(1, brief=thumbnail is None)
     slide = probe(file, source=source)
     if thumbnail is not None:
         peek.check_target(thumbnail, slide)

@@ -14,6 +14,7 @@ from mimic.job import Job, Watch
 from mimic.model import Options, Plan, Report, Request, Slide, Tool
 from mimic.plan import plan
 from mimic.probe import probe
+from mimic.programs import bfclient
 from mimic.settings import Settings
 
 
@@ -32,6 +33,7 @@ def _convert(
     request: Request, settings: Settings, watch: Watch, taken: Mapping[Path, Path], guard: privacy.Guard | None
 ) -> Report:
     started = time.monotonic()
+    bfclient.expect(request.options.threads)
     slide = probe(request.input, settings, source=request.options.source)
     plans = plan_slide(slide, request, guard)
     for each in plans:

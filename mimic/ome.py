@@ -154,6 +154,12 @@ def _roles(names: list[str], descriptions: list[str]) -> list[Role]:
     return [role_of(name, description) for name, description in zip(bare, descriptions, strict=True)]
 
 
+def load() -> None:
+    """Import what ``parse`` needs, which takes a third of a second: for one who waits for a document anyway."""
+    import ome_types.model  # noqa: F401
+    import xsdata.formats.dataclass.parsers.config  # noqa: F401
+
+
 def _typed(root: etree._Element, path: Path) -> typed.OME:
     """The stripped document as ome-types sees it; imported here because that takes half a second."""
     images = omexml.named(root, "Image")

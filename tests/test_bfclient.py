@@ -181,6 +181,94 @@ def test_the_environment_does_not_steer_java(monkeypatch: pytest.MonkeyPatch) ->
     assert Path(known["TMPDIR"]).stat().st_mode & 0o777 == 0o700
 
 
+# Only what is needed
+
+EVERY_READER = "from mimic.programs import bfreaders, bfserver; bfreaders.CZI_READERS = (); bfserver.main()"
+"""bfserver, which asks all of Bio-Formats' readers about a CZI."""
+UNTOUCHED = """
+import sys, jpype
+from mimic.programs.bfserver import Reader
+jpype.startJVM(sys.argv[1], classpath=[sys.argv[2]])
+class Java:  # a reader that leaves alone what the file does not have
+    def getPixelType(self): return 1
+    def getRGBChannelCount(self): return 3
+    def openBytes(self, index, array, x, y, width, height):
+        if index == 0: jpype.java.util.Arrays.fill(array, jpype.JByte(7))
+        return array
+reader = Reader(Java())
+print([sorted(set(map(int, reader.read(index, [0, 0, *size])))) for index, size in enumerate([(4, 5), (4, 5), (9, 9)])])
+"""
+
+
+@pytest.mark.usefixtures("own")
+def test_the_reader_is_the_one_that_bio_formats_would_choose(
+    monkeypatch: pytest.MonkeyPatch, sample_czi: Path, tmp_path: Path
+) -> None:
+    """A CZI's is asked alone; what is a CZI only by its name goes to all of them, as does a CZI under another name."""
+    named, other = tmp_path / "text.czi", tmp_path / "sample.abc"
+    tifffile.imwrite(named, np.zeros((64, 64), np.uint8))
+    other.symlink_to(sample_czi)
+    short = [bfclient.server(load()).ask("probe", file=str(path)).result for path in (sample_czi, named, other)]
+    bfclient.shutdown()
+    plain = Server._argv
+    monkeypatch.setattr(Server, "_argv", lambda own: [sys.executable, "-P", "-c", EVERY_READER, *plain(own)[4:]])
+    every = [bfclient.server(load()).ask("probe", file=str(path)).result for path in (sample_czi, named, other)]
+    assert short == every
+    assert [found["reader"] for found in short] == ["ZeissCZIReader", "TiffDelegateReader", "ZeissCZIReader"]
+
+
+def test_no_pixel_of_the_box_before_is_seen() -> None:
+    """The array that takes boxes is used again, and readers rely on it to be empty."""
+    jar, java = jvm.find_bioformats(load()), jvm.find_java(load())
+    argv = [sys.executable, "-c", UNTOUCHED, str(jvm.jvm_library(java)), str(jar)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(jvm.__file__).parents[2])}
+    done = subprocess.run(argv, env=environment, capture_output=True, timeout=60, check=True, text=True)
+    assert done.stdout.strip() == "[[7], [0], [0]]"
+
+
+@pytest.mark.usefixtures("own")
+def test_a_child_is_as_large_as_what_is_expected_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfclient, "cores", lambda: 3)
+    monkeypatch.setattr(bfclient, "_expected", None)
+    monkeypatch.setattr(bfclient, "_brief", False)
+    assert bfclient.server(load()).threads == 3
+    bfclient.expect(1)
+    assert bfclient.server(load()).threads == 3  # kept
+    bfclient.shutdown()
+    small = bfclient.server(load())
+    assert small.threads == 1 and "-XX:ActiveProcessorCount=1" in small._argv()
+    assert bfclient.server(load(), 1) is small
+    bfclient.expect(4)
+    assert bfclient.server(load()).threads == 4 and not small.alive
+
+
+@pytest.mark.usefixtures("own")
+def test_a_child_for_a_few_questions_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfclient, "_expected", 1)
+    bfclient.expect(1, brief=True)
+    brief = bfclient.server(load())
+    assert bfclient.server(load()) is brief and "-XX:TieredStopAtLevel=1" in brief._argv()
+    bfclient.expect(1)
+    able = bfclient.server(load())
+    assert able is not brief and not brief.alive and "-XX:TieredStopAtLevel=1" not in able._argv()
+    bfclient.expect(1, brief=True)
+    assert bfclient.server(load()) is able
+    bfclient.expect(None)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_worn_child_is_replaced_when_nobody_needs_it(monkeypatch: pytest.MonkeyPatch, sample_czi: Path) -> None:
+    monkeypatch.setattr(bfclient, "PROBES_MAX", 2)
+    first = bfclient.server(load())
+    first.ask("probe", sample_czi, file=str(sample_czi))
+    assert bfclient.server(load()) is first
+    handle, _ = first.open(sample_czi, 0)
+    first.ask("probe", sample_czi, file=str(sample_czi))
+    assert first.worn and bfclient.server(load()) is first
+    first.drop(handle)
+    assert bfclient.server(load()) is not first and not first.alive
+
+
 # Death
 
 

@@ -117,6 +117,19 @@ def test_the_launch_line_is_that_of_the_threat_model(tmp_path: Path) -> None:
     assert sum("com.sun.org.apache.xerces" in flag for flag in flags) == 2
 
 
+@pytest.mark.parametrize(("heap_mb", "cpus", "young_mb"), [(640, 2, 192), (480, 1, 96), (300, 2, 100), (1, 1, 1)])
+def test_the_young_generation_leaves_room(tmp_path: Path, heap_mb: int, cpus: int, young_mb: int) -> None:
+    flags = jvm.java_flags(java_of(tmp_path, "25"), tmp=tmp_path, heap_mb=heap_mb, cpus=cpus)
+    assert f"-Xmx{heap_mb}m" in flags and f"-Xmn{young_mb}m" in flags
+    assert "-XX:+UseSerialGC" in flags
+
+
+def test_many_threads_have_more_memory_and_collect_together(tmp_path: Path) -> None:
+    assert jvm.default_heap_mb(2) == 640 and jvm.default_heap_mb(8) > 2 * jvm.default_heap_mb(2)
+    flags = jvm.java_flags(java_of(tmp_path, "25"), tmp=tmp_path, heap_mb=jvm.default_heap_mb(8), cpus=8)
+    assert "-XX:+UseParallelGC" in flags and "-XX:+UseSerialGC" not in flags
+
+
 def test_a_child_knows_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "http_proxy", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "secret")

@@ -153,7 +153,7 @@ IMPURE = frozenset(
 )
 DOORS = {
     "subprocess": {"programs.run", "programs.bfclient"},
-    "jpype": {"programs.bfserver"},
+    "jpype": {"programs.bfserver", "programs.bfreaders"},
     "pyvips": {"sources.vips"},
     "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey"},
     "rich": {"screen", "screen_info", "screen_survey"},

@@ -31,7 +31,7 @@ from typing import Any, cast
 from mimic import leftovers
 from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing, Unsupported
 from mimic.programs import jvm
-from mimic.programs.run import Tail, kill, spawn
+from mimic.programs.run import Tail, cores, kill, spawn
 from mimic.settings import Settings
 
 STALL_S = 600.0
@@ -40,6 +40,8 @@ START_S = 120.0
 """A JVM start takes one second idle; two minutes on a machine that swaps."""
 END_S = 5.0
 """Between the end of the child's answers and its own."""
+PROBES_MAX = 1000
+"""Files that one child is asked about: whatever a reader or a native codec leaks ends with it."""
 OUT_OF_MEMORY = 3
 """Exit code of -XX:+ExitOnOutOfMemoryError."""
 SHM = Path("/dev/shm")
@@ -64,13 +66,15 @@ class Answer:
 class Server:
     """One child process. Thread-safe; once dead it stays dead."""
 
-    def __init__(self, settings: Settings, threads: int) -> None:
+    def __init__(self, settings: Settings, threads: int, *, brief: bool = False) -> None:
         self.threads = threads
+        self.brief = brief
         self.settings = settings
         self._tmp = Path(tempfile.mkdtemp(prefix="mimic-jvm-"))
         self._waiting: dict[int, tuple[Future[Json], object]] = {}
         self._handles: set[int] = set()
         self._numbers = itertools.count(1)
+        self._probes = 0
         self._lock = threading.Lock()
         self._pipe = threading.Lock()
         self._closed = False
@@ -88,8 +92,9 @@ class Server:
 
     def _argv(self) -> list[str | Path]:
         java = jvm.find_java(self.settings)
-        heap_mb = self.settings.heap_mb or jvm.HEAP_MB
+        heap_mb = self.settings.heap_mb or jvm.default_heap_mb(self.threads)
         flags = jvm.java_flags(java, tmp=self._tmp, heap_mb=heap_mb, cpus=self.threads)
+        flags += ["-XX:TieredStopAtLevel=1"] if self.brief else []
         jar = jvm.find_bioformats(self.settings)
         module = "mimic.programs.bfserver"
         library, threads = jvm.jvm_library(java), str(self.threads)
@@ -107,6 +112,11 @@ class Server:
             return bool(self._waiting or self._handles)
 
     @property
+    def worn(self) -> bool:
+        """Whether it has seen so many files that a new one should take its place."""
+        return self._probes >= PROBES_MAX
+
+    @property
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
@@ -120,6 +130,7 @@ class Server:
         if path is not None and not _is_text(path):
             message = "the name is not valid UTF-8, and Java cannot open such a file"
             raise BadInput(message, path, "Rename it, or make a link of another name to it")
+        self._probes += op == "probe"
         number = next(self._numbers)
         answer: Future[Json] = Future()
         with self._lock:
@@ -308,32 +319,45 @@ def _reserve(size: int) -> tuple[Path, int]:
 _running: list[Server] = []
 _starting: list[threading.Thread] = []
 _guard = threading.Lock()
+_expected: int | None = None
+_brief = False
+
+
+def expect(threads: int | None, *, brief: bool = False) -> None:
+    """How many threads will be asked for, so that a probe's child serves the conversion too; None: one for each core.
+
+    A child's memory and its Java's own threads go by this. ``brief``: a few questions and no pixels, for which Java
+    need not optimise anything. A child that is there already and can do more is kept.
+    """
+    global _expected, _brief
+    _expected, _brief = threads, brief
 
 
 def server(settings: Settings, threads: int = 1) -> Server:
     """The process's child, started when there is none alive with these settings and at least as many threads.
 
-    Children that are dead, or do not fit and are idle, are ended first.
+    Children that are dead, or worn or do not fit and are idle, are ended first.
     """
-    threads = max(threads, os.cpu_count() or 1)  # so that a probe's child serves the conversion too
+    threads = max(threads, _expected or cores())
     with _guard:
         for child in list(_running):
-            if child.alive and child.settings == settings and child.threads >= threads:
+            fits = child.settings == settings and child.threads >= threads and child.brief <= _brief
+            if child.alive and fits and not (child.worn and not child.busy):
                 return child
             if not (child.alive and child.busy):
                 _running.remove(child)
                 child.close()
-        return _start(settings, threads)
+        return _start(settings, threads, brief=_brief)
 
 
-def _start(settings: Settings, threads: int) -> Server:
+def _start(settings: Settings, threads: int, *, brief: bool) -> Server:
     """A new child, started by a thread: Ctrl-C interrupts the main thread only, and there it could fall between the
     start of a process and the moment when we know of it. ``shutdown`` waits for the thread."""
     made: Future[Server] = Future()
 
     def start() -> None:
         try:
-            _running.append(Server(settings, threads))
+            _running.append(Server(settings, threads, brief=brief))
             made.set_result(_running[-1])
         except MimicError as error:
             made.set_exception(error)

@@ -27,25 +27,9 @@ from typing import Any
 
 import jpype
 
-DENIED = (
-    # Not microscopes' formats: they make pictures up, follow names to other files, or unpack archives (threats.md).
-    "FakeReader",
-    "FilePatternReader",
-    "ZipReader",
-    "TextReader",
-    "URLReader",
-    "JavaReader",
-    "ScriptReader",
-    "XLEFReader",  # CVE-2026-22186: follows external XML entities before 8.5.0
-)
-UNSUPPORTED = ("UnknownFormatException", "UnsupportedCompressionException", "MissingLibraryException")
-GROUPED = (
-    *("DicomReader", "OMETiffReader", "CellSensReader", "FV1000Reader"),
-    *("NDPISReader", "HamamatsuVMSReader", "AFIReader"),
-)
-"""Readers whose files belong together by what an index or an identifier inside them says, not by names that look alike:
-those of sets.py. OMETiffReader takes a companion.ome for a TIFF when it may not group."""
+from mimic.programs.bfreaders import kind_of, metadata_store, new_reader, series_facts
 
+UNSUPPORTED = ("UnknownFormatException", "UnsupportedCompressionException", "MissingLibraryException")
 NO_JAVA = 10
 NO_BIOFORMATS = 11
 """Exit codes: the JVM did not start, the jar is not Bio-Formats'. Java's own are 1, and 3 for out of memory."""
@@ -55,6 +39,25 @@ MINE = "mimic-"
 Json = dict[str, Any]
 
 
+class Reader:
+    """A Java reader and the array that takes its boxes, which Java would otherwise make, and collect, for each box."""
+
+    def __init__(self, java: Any) -> None:
+        self.java = java
+        self._array: Any = None
+
+    def read(self, index: int, box: list[int]) -> Any:
+        """A Java array with the bytes of a box, good until the next box is read."""
+        sample = jpype.JClass("loci.formats.FormatTools").getBytesPerPixel(self.java.getPixelType())
+        size = box[2] * box[3] * self.java.getRGBChannelCount() * sample
+        if self._array is None or len(self._array) != size:
+            self._array = None  # before the new one is there
+            self._array = jpype.JByte[size]
+        else:  # as a new one would be: readers leave alone what the file does not have
+            jpype.java.util.Arrays.fill(self._array, jpype.JByte(0))
+        return self.java.openBytes(index, self._array, *box)
+
+
 class Series:
     """One series of one file: Java readers, leased to a thread at a time, and the block that takes their pixels.
 
@@ -62,17 +65,19 @@ class Series:
                       +----release after close----> closed <--close-- free
     """
 
-    def __init__(self, path: str, number: int, *, most: int) -> None:
+    def __init__(self, path: str, number: int, *, most: int, kind: str | None = None) -> None:
+        """``kind`` names the Java class that likely reads the file."""
         self._path = path
         self._number = number
         self._most = most
         self._made = 0
         self._closed = False
-        self._free: SimpleQueue[Any] = SimpleQueue()
+        self._kind = kind
+        self._free: SimpleQueue[Reader] = SimpleQueue()
         self._lock = threading.Lock()
         self.block: mmap.mmap | None = None
 
-    def lease(self) -> Any:
+    def lease(self) -> Reader:
         """A reader that is ours until ``release``: a free one, else a new one while there are fewer than ``most``."""
         with self._lock:
             if self._closed:
@@ -82,28 +87,29 @@ class Series:
         if not grow:
             return self._free.get()
         try:
-            reader = _new_reader(self._path, None)
+            java = new_reader(self._path, None, likely=self._kind)
         except jpype.JException:
             with self._lock:
                 self._made -= 1
             raise
-        reader.setSeries(self._number)
-        return reader
+        self._kind = kind_of(java)
+        java.setSeries(self._number)
+        return Reader(java)
 
-    def release(self, reader: Any) -> None:
+    def release(self, reader: Reader) -> None:
         """Give a reader back."""
         with self._lock:
             if not self._closed:
                 self._free.put(reader)
                 return
-        reader.close()
+        reader.java.close()
 
     def close(self) -> None:
         """Close free readers now, leased ones at their release: native codecs crash when closed under way."""
         with self._lock:
             self._closed = True
         while not self._free.empty():
-            self._free.get().close()
+            self._free.get().java.close()
         if self.block is not None:
             with suppress(BufferError):  # Java may still hold a view of it: then it goes with that
                 self.block.close()
@@ -119,6 +125,7 @@ class Server:
         self._rest = ThreadPoolExecutor(1, thread_name_prefix=f"{MINE}rest", initializer=_name_thread)
         self._opened: dict[int, Series] = {}
         self._next_handle = 1
+        self._probed: tuple[str, str] | None = None
         self._lock = threading.Lock()
         self._log = _collect_warnings()
         self._out = out
@@ -172,14 +179,15 @@ class Server:
 
     def op_probe(self, request: Json) -> Json:
         """Format, files, series and OME-XML of a file."""
-        store = _metadata_store()
-        reader = _new_reader(request["file"], store)
+        store = metadata_store()
+        reader = new_reader(request["file"], store)
+        self._probed = request["file"], kind_of(reader)
         try:
             return {
                 "format": str(reader.getFormat()),
                 "reader": str(reader.getReader().getClass().getSimpleName()),
                 "files": [str(name) for name in reader.getUsedFiles()],
-                "series": [_series(reader, index) for index in range(reader.getSeriesCount())],
+                "series": [series_facts(reader, index) for index in range(reader.getSeriesCount())],
                 "xml": str(store.dumpXML()),
             }
         finally:
@@ -187,9 +195,10 @@ class Server:
 
     def op_open(self, request: Json) -> Json:
         """A handle on one series; more readers of it are made when a thread first needs one."""
-        series = Series(request["file"], request["series"], most=self._threads)
+        kind = self._probed[1] if self._probed is not None and self._probed[0] == request["file"] else None
+        series = Series(request["file"], request["series"], most=self._threads, kind=kind)
         reader = series.lease()
-        shape = _series(reader, request["series"])
+        shape = series_facts(reader.java, request["series"])
         series.release(reader)
         handle, self._next_handle = self._next_handle, self._next_handle + 1
         self._opened[handle] = series
@@ -206,11 +215,12 @@ class Server:
         series = self._opened[request["handle"]]
         reader = series.lease()
         try:
-            if reader.getResolution() != request["level"]:
-                reader.setResolution(request["level"])
-            data = reader.openBytes(reader.getIndex(*request["plane"]), *request["box"])
+            java = reader.java
+            if java.getResolution() != request["level"]:
+                java.setResolution(request["level"])
+            data = reader.read(java.getIndex(*request["plane"]), request["box"])
             size, offset = len(data), request["offset"]
-            interleaved = bool(reader.isInterleaved())  # of this level: an NDPI's lower ones differ from its largest
+            interleaved = bool(java.isInterleaved())  # of this level: an NDPI's lower ones differ from its largest
             if series.block is not None and size <= request["room"]:
                 with memoryview(series.block)[offset : offset + size] as view:
                     jpype.nio.convertToDirectBuffer(view).put(data)
@@ -224,8 +234,6 @@ class Server:
         return {}
 
 
-MOST_TINTS = 16
-"""Channels of which one pixel each is read for their colour; spectral images have more, and no colours."""
 WARN = 30000
 """logback's Level.WARN_INT."""
 
@@ -253,104 +261,6 @@ def _claim_stdout() -> int:
     mine = os.dup(1)
     os.dup2(2, 1)
     return mine
-
-
-def _metadata_store() -> Any:
-    services = jpype.JClass("loci.common.services.ServiceFactory")()
-    return services.getInstance(jpype.JClass("loci.formats.services.OMEXMLService")).createOMEXMLMetadata()
-
-
-def _reader_classes() -> Any:
-    classes = jpype.JClass("loci.formats.ImageReader").getDefaultReaderClasses()
-    for reader in list(classes.getClasses()):
-        if str(reader.getSimpleName()) in DENIED:
-            classes.removeClass(reader)
-    return classes
-
-
-def _new_reader(path: str, store: Any) -> Any:
-    """An initialised reader: resolutions kept apart, files grouped only where an identifier inside them says so."""
-    reader = jpype.JClass("loci.formats.ImageReader")(_reader_classes())
-    reader.setFlattenedResolutions(False)
-    reader.setOriginalMetadataPopulated(False)
-    kind = str(reader.getReader(path).getClass().getSimpleName())
-    reader.close()  # some readers stay open after being asked whether they know the file
-    reader.setGroupFiles(kind in GROUPED)
-    if store is not None:
-        reader.setMetadataStore(store)
-    try:
-        reader.setId(path)
-    except jpype.JException:
-        reader.close()
-        raise
-    return reader
-
-
-def _series(reader: Any, index: int) -> Json:
-    """Core metadata of a series and its resolutions."""
-    reader.setSeries(index)
-    levels = []
-    for resolution in range(reader.getResolutionCount()):
-        reader.setResolution(resolution)
-        levels.append(
-            {
-                "width": reader.getSizeX(),
-                "height": reader.getSizeY(),
-                "tile": [reader.getOptimalTileWidth(), reader.getOptimalTileHeight()],
-            }
-        )
-    reader.setResolution(0)
-    return {
-        "levels": levels,
-        "rgb": bool(reader.isRGB()),
-        "rgb_channels": reader.getRGBChannelCount(),
-        "channels": reader.getSizeC(),
-        "z": reader.getSizeZ(),
-        "t": reader.getSizeT(),
-        "planes": reader.getImageCount(),
-        "interleaved": bool(reader.isInterleaved()),
-        "palette": _palette(reader),
-        "tints": _tints(reader),
-        "little_endian": bool(reader.isLittleEndian()),
-        "thumbnail": bool(reader.isThumbnailSeries()),
-        "pixel_type": str(jpype.JClass("loci.formats.FormatTools").getPixelTypeString(reader.getPixelType())),
-        "bits": reader.getBitsPerPixel(),
-    }
-
-
-def _palette(reader: Any) -> list[list[int]] | None:
-    """Red, green and blue, 0 to 255, of each value of an image whose samples are numbers of colours.
-
-    An 8-bit table counts also where Bio-Formats calls it false colour, as it does for every palette of a TIFF: looking
-    a tint up gives that tint. Some readers know the table only after a plane was read.
-    """
-    if not reader.isIndexed() or reader.getSizeC() != 1:
-        return None
-    reader.openBytes(0, 0, 0, 1, 1)
-    found = _table(reader, wide=not reader.isFalseColor())
-    return found if found and any(map(any, found)) else None
-
-
-def _table(reader: Any, *, wide: bool) -> list[list[int]] | None:
-    """The lookup table of the plane that was read last, in 8 bits; that of 16-bit samples if ``wide``."""
-    if (table := reader.get8BitLookupTable()) is not None:
-        return [[int(value) & 0xFF for value in part] for part in table][:3]
-    if wide and (table := reader.get16BitLookupTable()) is not None:
-        return [[(int(value) & 0xFFFF) >> 8 for value in part] for part in table][:3]
-    return None
-
-
-def _tints(reader: Any) -> list[list[int] | None]:
-    """The colour of the largest value of each channel that the file tints."""
-    if not (reader.isIndexed() and reader.isFalseColor()) or reader.isRGB() or reader.getSizeC() > MOST_TINTS:
-        return []
-    tints: list[list[int] | None] = []
-    for channel in range(reader.getSizeC()):
-        reader.openBytes(reader.getIndex(0, channel, 0), 0, 0, 1, 1)
-        table = _table(reader, wide=True)
-        colour = [part[-1] for part in table] if table else []
-        tints.append(colour if len(colour) == 3 and len(set(colour)) > 1 else None)  # grey is no tint
-    return tints
 
 
 def _describe(error: Any) -> Json:

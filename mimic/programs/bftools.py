@@ -46,7 +46,7 @@ class Core:
 
 def command(program: Program, settings: Settings, tmp: Path) -> tuple[list[str | Path], dict[str, str]]:
     """(first words, environment) of a program: of the bftools folder that is set, else of the jar with our Java."""
-    java, heap = jvm.find_java(settings), settings.heap_mb or jvm.HEAP_MB
+    java, heap = jvm.find_java(settings), settings.heap_mb or jvm.default_heap_mb(CPUS)
     flags = jvm.java_flags(java, tmp=tmp, heap_mb=heap, cpus=CPUS)
     flags += ["-Dstdout.encoding=UTF-8", "-Dfile.encoding=UTF-8"]  # else a micro sign becomes a question mark
     env = jvm.environment(settings, tmp)

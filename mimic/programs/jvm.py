@@ -15,8 +15,11 @@ from mimic.settings import Settings
 
 JAR = "bioformats_package.jar"
 BUNDLED_JAR = Path(__file__).resolve().parent.parent / "jars" / JAR
-HEAP_MB = 640
-"""Default -Xmx: a few decoded 2048 px boxes a thread; peak RSS of the worker must stay under 1.5 GiB."""
+HEAP_MB, HEAP_THREAD_MB = 320, 160
+"""Default -Xmx, and what each thread adds: a few decoded 2048 px boxes. Two threads use half of it (JPEG-XR CZI)."""
+YOUNG_THREAD_MB = 96
+"""Young generation a thread, two fifths of it for what survives: blocks under way, which else are promoted at each
+collection and fill the heap to -Xmx with garbage, the more of it the larger the slide."""
 NO_NETWORK = (
     *(f"-D{scheme}.proxyHost=127.0.0.1" for scheme in ("http", "https", "ftp")),
     *(f"-D{scheme}.proxyPort=1" for scheme in ("http", "https", "ftp")),
@@ -93,6 +96,11 @@ def jvm_library(java: Path) -> Path:
     raise ToolMissing("this Java has no JVM library", home, "Set MIMIC_JAVA to a complete Java 11 or newer")
 
 
+def default_heap_mb(threads: int) -> int:
+    """-Xmx for that many threads, where MIMIC_HEAP_MB says nothing."""
+    return HEAP_MB + HEAP_THREAD_MB * threads
+
+
 def java_flags(java: Path, *, tmp: Path, heap_mb: int, cpus: int) -> list[str]:
     """The launch line of threats.md: no network look-ups, no external XML, dies on out-of-memory.
 
@@ -100,10 +108,13 @@ def java_flags(java: Path, *, tmp: Path, heap_mb: int, cpus: int) -> list[str]:
     """
     flags = [
         f"-Xmx{heap_mb}m",
+        f"-Xmn{max(min(YOUNG_THREAD_MB * cpus, heap_mb // 3), 1)}m",
+        "-XX:SurvivorRatio=3",
+        "-XX:TargetSurvivorRatio=90",
         "-XX:+ExitOnOutOfMemoryError",  # exit code 3 instead of a half-dead reader
         "-XX:-CreateCoredumpOnCrash",
         "-XX:-UsePerfData",
-        "-XX:+UseSerialGC" if cpus <= 2 else "-XX:+UseParallelGC",  # boxes are short-lived large arrays
+        *(("-XX:+UseSerialGC",) if cpus <= 2 else ("-XX:+UseParallelGC", "-XX:-UseAdaptiveSizePolicy")),
         f"-XX:ActiveProcessorCount={cpus}",
         *NO_NETWORK,
         "-Djava.awt.headless=true",

@@ -40,6 +40,13 @@ class Completed:
     seconds_s: float
 
 
+def cores() -> int:
+    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def spawn(
     argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:

@@ -47,8 +47,9 @@ def probe(path: Path, settings: Settings) -> Slide:
     """
     path = path.absolute()
     facts = structure.check(path)
-    answer = bfclient.server(settings).ask("probe", path, file=str(path))
-    found = answer.result
+    child = bfclient.server(settings)
+    ome.load()  # while the JVM starts
+    found = child.ask("probe", path, file=str(path)).result
     document = ome.parse(found["xml"], path)
     if len(document.images) != len(found["series"]):
         numbers = f"{len(found['series'])} images and describes {len(document.images)}"
