@@ -18,7 +18,6 @@ Pixels = NDArray[np.uint8]
 
 Role = Literal["scan", "label", "macro", "thumbnail"]
 Origin = Literal["file", "option", "derived"]
-Keep = Literal["keep", "drop"]
 LabelWish = Literal["keep", "drop", "redact", "file"]
 """What becomes of the label: "redact" blanks its pixels at its size, "file" takes ``Options.label_file`` instead."""
 MacroWish = Literal["keep", "drop", "crop-label"]
@@ -73,8 +72,8 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel of an image that is not RGB. ``low`` and ``high`` are the file's own display range in sample values;
-    ``colour`` is the one the file gives it, ``emission_nm`` its emission wavelength."""
+    """One channel of an image that is not RGB, as its file shows it: ``low`` and ``high`` in sample values, a line bent
+    by ``gamma`` between them, in ``colour``; not at all if ``hidden``. ``transmitted``: light through the sample."""
 
     index: int
     name: str = ""
@@ -82,6 +81,9 @@ class Channel:
     emission_nm: float | None = None
     low: float | None = None
     high: float | None = None
+    gamma: float = 1.0
+    hidden: bool = False
+    transmitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,7 @@ class Image:
 
     ``index`` is the source's own number of it (Bio-Formats: the series). ``channels`` counts samples a pixel as read
     (3 for RGB) over all channels; ``rgb`` says that they come interleaved or planar as one RGB pixel.
-    ``pixel_type`` is OME's name: "uint8", "uint16", "float" ... ``acquired`` carries no time zone when the file
-    gives none.
+    ``pixel_type`` is OME's name: "uint8", "float" ... ``acquired`` has no time zone where the file gives none.
     """
 
     index: int
@@ -216,13 +217,14 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class ChannelView:
-    """How one channel is shown: ``colour`` at ``high``, black at ``low``; None: robust percentiles of the whole plane,
-    measured on the smallest level when pixels are read."""
+    """How one channel is shown: ``colour`` at ``high``, black at ``low``, a line bent by ``gamma`` between them; None:
+    robust percentiles of the whole plane, measured on the smallest level when pixels are read."""
 
     index: int
     colour: Colour
     low: float | None = None
     high: float | None = None
+    gamma: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +290,8 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One TIFF directory as svs.py wants it: all tags but the offsets and byte counts of its tiles or its one strip.
-
-    ``level`` is the pyramid level of a tiled page and None for a stripped one. ``segments`` counts the tiles or strips.
-    """
+    """One TIFF directory as svs.py wants it: all tags but the offsets and byte counts of its ``segments`` tiles, or its
+    one strip. ``level`` is the pyramid level of a tiled page and None for a stripped one."""
 
     kind: Literal["baseline", "thumbnail", "level", "label", "macro"]
     level: int | None

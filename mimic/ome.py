@@ -228,16 +228,16 @@ def _scale(pixels: typed.Pixels, index: int) -> tuple[Scale | None, str | None]:
 def _channels(image: etree._Element) -> tuple[Channel, ...]:
     """Name, colour and emission of each channel, value by value: one that makes no sense is as good as absent.
 
-    Read before ome-types, to which a colour that is not stated is white. A channel of transmitted light, by its
-    illumination or contrast, says so at the end of its name.
+    Read before ome-types, to which a colour that is not stated is white. Light is transmitted by the word of the
+    channel's illumination or contrast.
     """
     found = []
     for index, element in enumerate(channel for pixels in omexml.named(image, "Pixels") for channel in _of(pixels)):
         through = element.get("IlluminationType") == "Transmitted" or element.get("ContrastMethod") in UNLABELLED
-        name = " ".join(element.get("Name", "").split())[:NAME_MAX_CHARS] + " (transmitted light)" * through
+        name = " ".join(element.get("Name", "").split())[:NAME_MAX_CHARS]
         emission_um = _wavelength_um(element)
         emission_nm = round(emission_um * 1000, 6) if emission_um is not None else None
-        found.append(Channel(index, name.strip(), colour(element.get("Color")), emission_nm))
+        found.append(Channel(index, name, colour(element.get("Color")), emission_nm, transmitted=through))
     return tuple(found)
 
 

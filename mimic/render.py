@@ -1,7 +1,8 @@
 """Samples of any type and number of channels -> 8-bit RGB, the same way for every tile. Pure.
 
-Each channel is scaled linearly, its low to 0 and its high to 1, clipped, multiplied by its colour, and the channels are
-added. So three channels in pure red, green and blue over the whole range of their type are an RGB picture, unchanged.
+Each channel is scaled linearly, its low to 0 and its high to 1, clipped, bent by its gamma, multiplied by its colour,
+and the channels are added. So three channels in pure red, green and blue over the whole range of their type are an RGB
+picture, unchanged.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ MEASURED_MIN_PX = 1 << 18
 MEASURED_MAX_PX = 1 << 24
 """Of a level that has more (a slide without a pyramid), a grid of MEASURED_BOX_PX boxes with so many pixels is."""
 MEASURED_BOX_PX = 512
+TOE = (1e-9, 1e15)
+TOE_STEPS = 100
+"""Between these a is found to a double's last digits, for any gamma from 0.02 on."""
 BAND_ROWS_PX = 256
 """Floats are made for so many rows at a time."""
 
@@ -124,14 +128,14 @@ def compose(samples: Sequence[Samples], rendering: Rendering) -> Pixels:
 
 def _single(target: Pixels, plane: Samples, view: ChannelView, weight: float, *, inverted: bool) -> None:
     """One component that one view alone lights: nothing is added, so small integers go through a table of bytes."""
-    if plane.dtype == np.uint8 and weight == 1 and (view.low, view.high) == (0, 255) and not inverted:
+    if plane.dtype == np.uint8 and weight == 1 and (view.low, view.high, view.gamma) == (0, 255, 1) and not inverted:
         target[:] = plane
     elif plane.dtype.kind in "ui" and plane.itemsize <= 2:
-        table = _bytes_table(plane.dtype.str, *_range(view), weight, inverted)
+        table = _bytes_table(plane.dtype.str, *_curve(view), weight, inverted)
         np.take(table, plane.view(f"u{plane.itemsize}"), out=target, mode="clip")
     else:
         for rows in _bands(len(plane)):
-            target[rows] = _rounded(_scaled(plane[rows], *_range(view), inverted=inverted) * weight)
+            target[rows] = _rounded(_scaled(plane[rows], *_curve(view), inverted=inverted) * weight)
 
 
 def _sum(target: Pixels, parts: list[tuple[Samples, ChannelView, float]], *, inverted: bool) -> None:
@@ -140,10 +144,10 @@ def _sum(target: Pixels, parts: list[tuple[Samples, ChannelView, float]], *, inv
         for plane, view, weight in parts:
             part = plane[rows]
             if part.dtype.kind in "ui" and part.itemsize <= 2:
-                table = _table(part.dtype.str, *_range(view), inverted)
+                table = _table(part.dtype.str, *_curve(view), inverted)
                 light += np.take(table, part.view(f"u{part.itemsize}"), mode="clip") * np.float32(weight)
             else:
-                light += _scaled(part, *_range(view), inverted=inverted) * np.float32(weight)
+                light += _scaled(part, *_curve(view), inverted=inverted) * np.float32(weight)
         target[rows] = _rounded(light)
 
 
@@ -151,21 +155,46 @@ def _bands(rows_px: int) -> Iterator[slice]:
     return (slice(top, top + BAND_ROWS_PX) for top in range(0, rows_px, BAND_ROWS_PX))
 
 
-def _range(view: ChannelView) -> tuple[float, float]:
-    """Low and high of a view. Raises ValueError when they were not measured: a caller's mistake."""
+def _curve(view: ChannelView) -> tuple[float, float, float]:
+    """Low, high and gamma of a view. Raises ValueError when they were not measured: a caller's mistake."""
     if view.low is None or view.high is None:
         raise ValueError(f"the range of channel {view.index} is not known yet")
-    return view.low, view.high
+    return view.low, view.high, view.gamma
 
 
-def _scaled(samples: Samples, low: float, high: float, *, inverted: bool) -> NDArray[np.float32]:
-    """0 at ``low``, 1 at ``high``, clipped; what is no number is 0 before the inversion."""
+def _scaled(samples: Samples, low: float, high: float, gamma: float = 1.0, *, inverted: bool) -> NDArray[np.float32]:
+    """0 at ``low``, 1 at ``high``, clipped and bent; what is no number is 0 before the inversion."""
     # in doubles: 32-bit integers would lose their last digits in floats
     with np.errstate(invalid="ignore"):
         scaled = np.clip((samples.astype(np.float64) - low) / (high - low), 0, 1)
     if samples.dtype.kind == "f":
         scaled = np.nan_to_num(scaled, copy=False)
+    if gamma != 1:
+        scaled = bent(scaled, gamma)
     return np.asarray(1 - scaled if inverted else scaled, np.float32)
+
+
+def bent(light: NDArray[np.float64], gamma: float) -> NDArray[np.float64]:
+    """Light from 0 to 1 as ZEISS's software bends it: raised to ``gamma``, and below 1 with a toe.
+
+    A power below 1 is infinitely steep at 0 and would show a camera's noise. So ZEISS's viewer and libCZI take
+    ((a x + 1)^gamma - 1) / ((a + 1)^gamma - 1), with a so that the slope at 0 is 1 / gamma^3.
+    """
+    if gamma >= 1:
+        return np.asarray(light**gamma)
+    a = _toe(gamma)
+    return np.asarray(np.expm1(gamma * np.log1p(a * light)) / math.expm1(gamma * math.log1p(a)))
+
+
+@lru_cache(maxsize=64)
+def _toe(gamma: float) -> float:
+    """The a of ``bent``, by halving: the slope at 0 grows with it."""
+    low, high = TOE
+    for _ in range(TOE_STEPS):
+        middle = math.sqrt(low * high)
+        slope = middle * gamma / math.expm1(gamma * math.log1p(middle))
+        low, high = (middle, high) if slope < gamma**-3 else (low, middle)
+    return low
 
 
 def _rounded(light: NDArray[np.float32]) -> Pixels:
@@ -173,16 +202,16 @@ def _rounded(light: NDArray[np.float32]) -> Pixels:
 
 
 @lru_cache(maxsize=64)
-def _table(kind: str, low: float, high: float, inverted: bool) -> NDArray[np.float32]:
+def _table(kind: str, low: float, high: float, gamma: float, inverted: bool) -> NDArray[np.float32]:
     """``_scaled`` for every value of an 8- or 16-bit type, by the value's bits as an unsigned number."""
     bits = np.dtype(kind).itemsize * 8
     every = np.arange(1 << bits, dtype=f"u{bits // 8}").view(kind)
-    return _scaled(every, low, high, inverted=inverted)
+    return _scaled(every, low, high, gamma, inverted=inverted)
 
 
 @lru_cache(maxsize=64)
-def _bytes_table(kind: str, low: float, high: float, weight: float, inverted: bool) -> Pixels:
-    return _rounded(_table(kind, low, high, inverted) * np.float32(weight))
+def _bytes_table(kind: str, low: float, high: float, gamma: float, weight: float, inverted: bool) -> Pixels:
+    return _rounded(_table(kind, low, high, gamma, inverted) * np.float32(weight))
 
 
 def resolve(reader: PlaneReader, image: Image, rendering: Rendering) -> Rendering:

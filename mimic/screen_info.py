@@ -137,6 +137,8 @@ def _channel_line(channel: Channel) -> _Line:
     parts += ["colour #{:02x}{:02x}{:02x}".format(*channel.colour)] if channel.colour is not None else []
     if channel.low is not None and channel.high is not None:
         parts.append(f"shown from {channel.low:g} to {channel.high:g}")
+    parts += [f"gamma {channel.gamma:g}"] if channel.gamma != 1 else []
+    parts += ["transmitted light"] * channel.transmitted + ["hidden"] * channel.hidden
     return _Line(f"  channel {channel.index}", ", ".join(parts), "file")
 
 

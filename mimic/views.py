@@ -24,8 +24,6 @@ LUMA = ((76, 76, 76), (150, 150, 150), (29, 29, 29))
 EMISSION_NM = ((490.0, BLUE), (570.0, GREEN), (700.0, RED), (float("inf"), MAGENTA))
 """Colour up to a wavelength: DAPI 461 blue, FITC 519 green, Cy3 570 to Cy5 670 red, Cy7 780, which no eye sees,
 magenta. A colour that another channel has already gives way to the next usual one."""
-TRANSMITTED = " (transmitted light)"
-"""Ends the name of a channel whose file says so (see ome.py)."""
 
 Say = Callable[[str], None]
 
@@ -136,18 +134,26 @@ def _shown(path: Path, image: Image, options: Options, say: Say) -> tuple[int, .
     if image.rgb and image.channels in (2, 4):
         say("its transparency is left out")
         return every[: image.channels - 1]
-    dark = tuple(index for index in every if not _is_transmitted(image, index))
-    if dark and len(dark) < len(every):
-        left = ", ".join(_named(image, index) for index in every if index not in dark)
+    seen = tuple(index for index in every if not channel(image, index).hidden) or every
+    if len(seen) < len(every):
+        left = _listed(image, set(every) - set(seen))
+        say(f"left out: {left}, hidden in the file's own display settings; --channels brings them back")
+    dark = tuple(index for index in seen if not _is_transmitted(image, index))
+    if dark and len(dark) < len(seen):
+        left = _listed(image, set(seen) - set(dark))
         say(f"left out: {left}, by the file's facts transmitted light, which would drown the others; see --channels")
         return dark
-    return every
+    return seen
+
+
+def _listed(image: Image, channels: set[int]) -> str:
+    return ", ".join(_named(image, index) for index in sorted(channels))
 
 
 def _is_transmitted(image: Image, index: int) -> bool:
     """Whether the file says so, or has it white and without an emission beside channels that have one."""
     facts = channel(image, index)
-    if facts.name.endswith(TRANSMITTED):
+    if facts.transmitted:
         return True
     others = any(each.emission_nm is not None for each in image.channel_facts)
     return others and facts.emission_nm is None and facts.colour == WHITE
@@ -160,7 +166,7 @@ def channel(image: Image, index: int) -> Channel:
 
 def _named(image: Image, index: int) -> str:
     name = channel(image, index).name
-    return f"channel {index}" + (f" ({name.removesuffix(TRANSMITTED)})" if name else "")
+    return f"channel {index}" + (f" ({name})" if name else "")
 
 
 def _colours(path: Path, image: Image, shown: Sequence[int], options: Options, say: Say) -> tuple[Colour, ...]:
@@ -214,13 +220,15 @@ def _asked_ranges(path: Path, shown: Sequence[int], options: Options) -> dict[in
 
 
 def _view(image: Image, index: int, colour: Colour, asked: tuple[float, float] | None) -> ChannelView:
-    """The asked range, else the file's, else that of the type for RGB and 8-bit grey, else one to be measured."""
+    """The asked range, else the file's with its gamma, else that of the type for RGB and 8-bit grey, else one to be
+    measured. A gamma belongs to the range that it was chosen with."""
     facts = channel(image, index)
     if asked is not None:
         return ChannelView(index, colour, *asked)
     low, high = facts.low, facts.high
-    if not is_rgb(image) and low is not None and high is not None and low < high and not _everything(image, low, high):
-        return ChannelView(index, colour, low, high)
+    stated = not is_rgb(image) and low is not None and high is not None and low < high
+    if stated and not _everything(image, facts):
+        return ChannelView(index, colour, low, high, facts.gamma)
     if (image.rgb or is_rgb(image) or image.channels == 1) and (full := _full_range(image)) is not None:
         return ChannelView(index, colour, *full)
     return ChannelView(index, colour)
@@ -239,16 +247,17 @@ def _full_range(image: Image) -> tuple[float, float] | None:
     return 0.0, float(2 ** (image.bits if 0 < image.bits <= width else width) - 1)
 
 
-def _everything(image: Image, low: float, high: float) -> bool:
+def _everything(image: Image, facts: Channel) -> bool:
     """A range over all that 16 bits can hold is a default that nobody chose; it would show a camera's 12 bits black."""
-    return image.pixel_type == "uint16" and low <= 0 and high >= 65535
+    low, high = facts.low or 0, facts.high or 0
+    return image.pixel_type == "uint16" and low <= 0 and high >= 65535 and facts.gamma == 1
 
 
 def _sentence(image: Image, view: ChannelView, *, given: bool) -> str:
     where = f"{_named(image, view.index)} is shown in {colour_text(view.colour)}"
     if view.low is None or view.high is None:
         return f"{where}, from its 0.1 to its 99.9 percentile over the whole plane, zeros left out"
-    span = f"from {view.low:g} to {view.high:g}"
+    span = f"from {view.low:g} to {view.high:g}" + f" with a gamma of {view.gamma:g}" * (view.gamma != 1)
     facts = channel(image, view.index)
     if given:
         return f"{where}, {span}, as --range asks"
@@ -311,8 +320,9 @@ def text(image: Image, rendering: Rendering, *, names: bool = True) -> str:
     """A rendering in a line, for the description: "ch0 DAPI 0000FF 120-4000, ch1 FITC 00FF00 80-900; z 3"."""
     parts = []
     for view in rendering.views:
-        name = channel(image, view.index).name.removesuffix(TRANSMITTED) if names else ""
+        name = channel(image, view.index).name if names else ""
         span = "auto" if view.low is None or view.high is None else f"{view.low:g}-{view.high:g}"
+        span += f" gamma {view.gamma:g}" * (view.gamma != 1)
         parts.append(" ".join(word for word in (f"ch{view.index}", name, colour_text(view.colour), span) if word))
     tail = f"; z {rendering.z}" * (image.z_planes > 1) + f"; t {rendering.t}" * (image.t_frames > 1)
     return ", ".join(parts) + tail + "; minimum is white" * rendering.inverted

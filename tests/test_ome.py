@@ -123,6 +123,8 @@ def test_other_real_documents() -> None:
     assert svs.scale == Scale(0.499, 0.499, "file", "PhysicalSizeX = 0.499 um")
     assert macro.role == "macro"
     (oib,) = load("oib_confocal").images
+    assert [channel.transmitted for channel in oib.channel_facts] == [False, False, True]
+    assert [channel.name for channel in oib.channel_facts] == ["CH1", "CH2", "TD1"]
     assert (oib.significant_bits, oib.objective) == (12, Objective(40.0, "file", "NominalMagnification"))
 
 

@@ -24,9 +24,34 @@ def naive(samples: list[NDArray[Any]], shown: Rendering) -> NDArray[np.float64]:
     light = np.zeros((*samples[0].shape, 3))
     for plane, view in zip(samples, shown.views, strict=True):
         part = (plane.astype(float) - view.low) / (view.high - view.low)  # type: ignore[operator]
-        part = np.where(np.isnan(part), 0, np.clip(part, 0, 1))
+        part = curve(np.where(np.isnan(part), 0, np.clip(part, 0, 1)), view.gamma)
         light += (1 - part if shown.inverted else part)[..., None] * np.array(view.colour)
     return np.minimum(light, 255)
+
+
+def curve(part: Any, gamma: float) -> Any:
+    """ZEISS's: a power, or below 1 one with a toe, whose a is where the iteration stands still."""
+    if gamma >= 1:
+        return part**gamma
+    a = 224.0
+    for _ in range(3000):
+        a = ((a + 1) ** gamma - 1) / gamma**4
+    return ((a * part + 1) ** gamma - 1) / ((a + 1) ** gamma - 1)
+
+
+@pytest.mark.parametrize(("gamma", "a"), [(0.5, 224.0), (0.45, 287.806332841221)])
+def test_toe_of_a_gamma(gamma: float, a: float) -> None:
+    """For one half it can be solved: with s = sqrt(a + 1), s^2 - 1 = 16 (s - 1), so that s = 15. The other number is
+    the one that ZEISS's library has for it."""
+    light = np.linspace(0, 1, 500)
+    assert render.bent(light, gamma) == pytest.approx(((a * light + 1) ** gamma - 1) / ((a + 1) ** gamma - 1), abs=1e-9)
+
+
+@given(st.floats(0.02, 50), st.floats(0, 1), st.floats(0, 1))
+def test_a_gamma_keeps_black_white_and_order(gamma: float, one: float, other: float) -> None:
+    dark, low, high, light = render.bent(np.array([0, min(one, other), max(one, other), 1]), gamma)
+    assert (dark, light) == (0, pytest.approx(1)) and -1e-12 <= dark <= low <= high <= light + 1e-12
+    assert low <= min(one, other) + 1e-9 if gamma >= 1 else low >= min(one, other) - 1e-9
 
 
 @settings(max_examples=60)
@@ -35,16 +60,19 @@ def naive(samples: list[NDArray[Any]], shown: Rendering) -> NDArray[np.float64]:
     colours=st.lists(st.tuples(*[st.sampled_from((0, 51, 255))] * 3), min_size=1, max_size=4),
     low=st.integers(-3000, 3000),
     span=st.integers(1, 70000),
+    gamma=st.sampled_from((1.0, 1.0, 0.45, 0.7, 2.2)),
     inverted=st.booleans(),
     seed=st.integers(0, 9),
 )
-def test_compose_is_the_formula(kind: str, colours: Any, low: int, span: int, inverted: bool, seed: int) -> None:
+def test_compose_is_the_formula(
+    kind: str, colours: Any, low: int, span: int, gamma: float, inverted: bool, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     spread = 127 if kind == "int8" else 255 if kind == "uint8" else 30000
     start = -spread if kind.startswith(("int", "float")) else 0
     samples = [rng.integers(start, spread, (300, 7)).astype(kind) for _ in colours]
     shown = Rendering(
-        tuple(ChannelView(i, colour, low, low + span) for i, colour in enumerate(colours)), inverted=inverted
+        tuple(ChannelView(i, colour, low, low + span, gamma) for i, colour in enumerate(colours)), inverted=inverted
     )
     got = render.compose(samples, shown)
     assert got.dtype == np.uint8 and got.shape == (300, 7, 3)
@@ -208,13 +236,33 @@ def test_colours_of_the_file_then_of_emission_then_the_usual_ones() -> None:
 
 
 def test_transmitted_light_is_left_out_unless_it_is_all_or_asked_for() -> None:
-    facts = (Channel(0, "DAPI", BLUE, 461.0), Channel(1, "BF", WHITE), Channel(2, "TD1" + views.TRANSMITTED))
+    facts = (Channel(0, "DAPI", BLUE, 461.0), Channel(1, "BF", WHITE), Channel(2, "TD1", transmitted=True))
     found = image(3, channel_facts=facts)
     got, said = decide(found)
     assert got is not None and [view.index for view in got.views] == [0]
     assert "channel 1 (BF), channel 2 (TD1)" in said[0]
     assert [view.index for view in shown(found, channels=(1, 0)).views] == [1, 0]
-    assert len(shown(image(1, channel_facts=(Channel(0, "TD" + views.TRANSMITTED),))).views) == 1
+    assert len(shown(image(1, channel_facts=(Channel(0, "TD", transmitted=True),))).views) == 1
+
+
+def test_hidden_channels_are_left_out_unless_they_are_all_or_asked_for() -> None:
+    facts = (Channel(0, "DAPI", BLUE), Channel(1, "FITC", GREEN, hidden=True), Channel(2, "BF", transmitted=True))
+    found = image(3, channel_facts=facts)
+    got, said = decide(found)
+    assert got is not None and [(view.index, view.colour) for view in got.views] == [(0, BLUE)]
+    assert "channel 1 (FITC), hidden in the file's own display settings" in said[0] and "channel 2 (BF)" in said[1]
+    assert [view.index for view in shown(found, channels=(0, 1)).views] == [0, 1]
+    all_hidden = tuple(Channel(index, hidden=True) for index in range(2))
+    assert len(shown(image(2, channel_facts=all_hidden)).views) == 2
+
+
+def test_gamma_belongs_to_the_range_of_the_file() -> None:
+    facts = (Channel(0, low=100, high=4000, gamma=0.45), Channel(1, low=0, high=65535, gamma=2.2))
+    found = image(2, channel_facts=facts)
+    got, said = decide(found, ranges=((0, 1.0, 2.0),))
+    assert got is not None and [view.gamma for view in got.views] == [1, 2.2] and spans(got) == [(1, 2), (0, 65535)]
+    assert ["gamma" in text for text in said if "is shown in" in text] == [False, True]
+    assert "ch0 0000FF 100-4000 gamma 0.45, ch1" in views.text(found, shown(found))
 
 
 def test_planes_are_chosen_and_told() -> None:
@@ -293,7 +341,7 @@ def test_what_is_no_colour() -> None:
 
 
 def test_text_for_the_description() -> None:
-    found = image(2, z_planes=5, channel_facts=(Channel(0, "DAPI"), Channel(1, "x" + views.TRANSMITTED)))
+    found = image(2, z_planes=5, channel_facts=(Channel(0, "DAPI"), Channel(1, "x", transmitted=True)))
     got = Rendering((ChannelView(0, BLUE, 120, 4000), ChannelView(1, GREEN)), z=3)
     assert views.text(found, got) == "ch0 DAPI 0000FF 120-4000, ch1 x 00FF00 auto; z 3"
     assert "DAPI" not in views.text(found, got, names=False)

@@ -87,6 +87,27 @@ def test_four_channel_czi_is_shown_as_its_own_settings_say(tmp_path: Path) -> No
     assert any("display setting" in reason for reason in report.results[0].plan.reasons)
 
 
+def test_four_channel_czi_with_gammas_and_a_hidden_channel(tmp_path: Path) -> None:
+    """Channels by libCZI; the curve of 0.5 is the one whose toe is known in closed form."""
+    czi = module("pylibCZIrw.czi")
+    path = made.four_channel_czi(tmp_path / "four.czi", hidden=(1,), gammas={0: 0.5, 2: 2.2}).path
+    shown = (0, 2, 3)
+    with czi.open_czi(str(path)) as file:
+        channels = [file.read(plane={"C": c, "Z": 0, "T": 0})[..., 0] for c in shown]
+    spans = [[65535 * part for part in made.FOUR[c][2]] for c in shown]
+    light = [np.clip((part - low) / (high - low), 0, 1) for part, (low, high) in zip(channels, spans, strict=True)]
+    light[0] = (np.sqrt(224 * light[0] + 1) - 1) / 14
+    light[1] = light[1] ** 2.2
+    truth = blend(light, [made.FOUR[c][1] for c in shown], [(0, 1)] * 3)
+    report, got = convert(path, tmp_path)
+    agree(got, truth)
+    assert np.abs(pixels_read(report).astype(int) - truth).max() <= 1
+    assert description(tmp_path).startswith("ch0 DAPI 0000FF 655.35-19660.5 gamma 0.5, ch2 TRITC")
+    assert any("channel 1 (FITC), hidden" in reason for reason in report.results[0].plan.reasons)
+    _, all_of_it = convert(path, tmp_path, channels=(0, 1, 2, 3), overwrite=True)
+    assert int(all_of_it[..., 1].sum()) > 2 * int(got[..., 1].sum())
+
+
 def test_four_channel_czi_without_settings_gets_robust_ranges_the_same_for_all_tiles(tmp_path: Path) -> None:
     raw = made.four_channel_czi(tmp_path / "four.czi", display=False)
     report, got = convert(raw.path, tmp_path, channels=(0, 2), tile_px=128)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from tools.czi_samples import CZI_SEGMENT, build_czi, read_subblocks
+
 MPP_UM = 0.25
 BLOCK_PX = 256
+CZI_HEADER = 512
 FOUR = (
     # name, colour, black and white point as parts of 16 bits, all of which ZEISS's writer puts into the CZI
     ("DAPI", (0, 0, 255), (0.01, 0.30)),
@@ -52,13 +56,25 @@ def stains() -> NDArray[np.uint16]:
     return np.asarray(np.clip(np.stack(levels) * gains + noise, 0, 65535), np.uint16)
 
 
-def four_channel_czi(path: Path, *, display: bool = True, compression: str = "uncompressed:") -> Raw:
-    """A mosaic of 2 x 2 blocks in each of four 16-bit channels, with names and, if asked for, display settings."""
+def four_channel_czi(
+    path: Path,
+    *,
+    display: bool = True,
+    compression: str = "uncompressed:",
+    hidden: Collection[int] = (),
+    gammas: Mapping[int, float] | None = None,
+) -> Raw:
+    """A mosaic of 2 x 2 blocks in each of four 16-bit channels, with names and, if asked for, display settings.
+
+    Channels in ``hidden`` are switched off; ``gammas`` by channel are put where ZEN has them, as pylibCZIrw knows none.
+    """
     from pylibCZIrw import czi
 
     samples = stains()
     settings = {
-        index: czi.ChannelDisplaySettingsDataClass(True, czi.TintingMode.Color, czi.Rgb8Color(*colour), *span)
+        index: czi.ChannelDisplaySettingsDataClass(
+            index not in hidden, czi.TintingMode.Color, czi.Rgb8Color(*colour), *span
+        )
         for index, (_, colour, span) in enumerate(FOUR)
     }
     with czi.create_czi(str(path), compression_options=compression) as file:
@@ -71,7 +87,21 @@ def four_channel_czi(path: Path, *, display: bool = True, compression: str = "un
         metres = MPP_UM * 1e-6
         extra = {"display_settings": settings} if display else {}
         file.write_metadata(channel_names=names, scale_x=metres, scale_y=metres, **extra)
+    if gammas:
+        _put_gammas(path, gammas)
     return Raw(path, samples, "CYX")
+
+
+def _put_gammas(path: Path, gammas: Mapping[int, float]) -> None:
+    raw = path.read_bytes()
+    found = re.search(rb"<ImageDocument.*</ImageDocument>", raw, re.DOTALL)
+    if found is None:
+        raise ValueError(f"{path} has no metadata")
+    parts = re.split("(?=</High>)", found[0].decode())
+    for index, gamma in gammas.items():
+        parts[index + 1] = parts[index + 1].replace("</High>", f"</High><Gamma>{gamma}</Gamma>", 1)
+    blocks = read_subblocks(raw)
+    path.write_bytes(build_czi(raw[: CZI_SEGMENT.size + CZI_HEADER], blocks, "".join(parts)))
 
 
 def bgr48_czi(path: Path, *, holes: bool = False) -> Raw:

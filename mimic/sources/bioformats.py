@@ -74,8 +74,6 @@ def probe(path: Path, settings: Settings) -> Slide:
     if facts.czi is None:
         return slide
     shown = replace(slide, images=tuple(_displayed(image, facts.czi.display) for image in images))
-    if any(each.gamma != 1 for each in facts.czi.display) and not all(image.rgb for image in slide.scans()):
-        warnings.append("its display settings bend the brightness (gamma); it is rendered without that")
     return replace(shown, warnings=(*warnings, *scenes.compare(slide, facts.czi)))
 
 
@@ -134,15 +132,20 @@ def _has_palette(core: Json) -> bool:
 
 
 def _displayed(image: Image, settings: Sequence[structure.CziDisplay]) -> Image:
-    """``image`` with the ranges and colours of a CZI's display settings, in sample values of its channels."""
+    """``image`` with the ranges, curves and colours of a CZI's display settings, in sample values of its channels.
+
+    A gamma without a range is one over all that the pixel type holds."""
     if image.role != "scan" or image.rgb or image.pixel_type not in CZI_FULL:
         return image
     full, facts = CZI_FULL[image.pixel_type], {each.index: each for each in image.channel_facts}
     for shown in settings:
         if shown.index in facts:
-            low, high = (None if part is None else round(part * full, 3) for part in (shown.low, shown.high))
-            colour = shown.colour or facts[shown.index].colour
-            facts[shown.index] = replace(facts[shown.index], low=low, high=high, colour=colour)
+            span = (0.0, 1.0) if shown.low is None and shown.gamma != 1 else (shown.low, shown.high)
+            low, high = (None if part is None else round(part * full, 3) for part in span)
+            own = facts[shown.index]
+            facts[shown.index] = replace(
+                own, low=low, high=high, gamma=shown.gamma, colour=shown.colour or own.colour, hidden=shown.hidden
+            )
     return replace(image, channel_facts=tuple(facts.values()))
 
 

@@ -1,8 +1,8 @@
 """A CZI's display settings: how its own software shows each channel. Pure.
 
 Seen in real files: DisplaySetting/Channels/Channel with Low and High as parts of the pixel type's range (10000 of 65535
-is 0.1526), Gamma, and Color as #RRGGBB or #AARRGGBB. An Id is "Channel:1", or a long number that
-Information/Image/Dimensions/Channels repeats in the order of the channels.
+is 0.1526), Gamma, IsSelected (false: switched off), and Color as #RRGGBB or #AARRGGBB. An Id is "Channel:1", or a long
+number that Information/Image/Dimensions/Channels repeats in the order of the channels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from lxml import etree
 from mimic.structure.facts import CziDisplay
 
 CHANNELS_MAX = 1000
+GAMMA = (0.02, 50.0)
+"""Useful ones lie between 0.2 and 5; what is outside of this is a writer's slip."""
 
 
 def display(root: etree._Element) -> tuple[CziDisplay, ...]:
@@ -43,8 +45,10 @@ def _channel(index: int, element: etree._Element) -> CziDisplay:
         high = 1.0
     if low is None or high is None or not 0 <= low < high <= 1:
         low = high = None
-    gamma = _number(element, "Gamma")
-    return CziDisplay(index, low, high, gamma if gamma is not None and 0 < gamma < 100 else 1.0, _colour(element))
+    gamma = _number(element, "Gamma") or 1.0
+    gamma = gamma if GAMMA[0] <= gamma <= GAMMA[1] else 1.0
+    hidden = (element.findtext("IsSelected") or "").strip().lower() == "false"
+    return CziDisplay(index, low, high, gamma, _colour(element), hidden)
 
 
 def _number(element: etree._Element, name: str) -> float | None:

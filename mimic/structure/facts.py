@@ -33,13 +33,15 @@ class CziScene:
 @dataclass(frozen=True, slots=True)
 class CziDisplay:
     """How a CZI's own software shows one channel: ``low`` and ``high`` are parts (0 to 1) of what its pixel type holds,
-    ``colour`` is red, green, blue."""
+    ``gamma`` is the exponent of the curve between them, ``colour`` is red, green, blue, ``hidden``: it is switched off.
+    """
 
     index: int
     low: float | None = None
     high: float | None = None
     gamma: float = 1.0
     colour: tuple[int, int, int] | None = None
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
