@@ -78,6 +78,7 @@ class Job:
     watch: Watch
     started: float = 0.0
     _missing: missing.Missing = field(default_factory=missing.Missing)
+    _witnessed: tuple[Check, ...] = ()
 
     @property
     def staged(self) -> Path:
@@ -97,7 +98,10 @@ class Job:
                 checks = self._verify(keeper.samples(), sums)
                 sha256 = digests.result()[str(self.staged)]
             verify.raise_if_failed(checks, self.plan.output)  # else our own mistake would be called the source's damage
-            checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
+            if self.plan.coded is not None:
+                checks += self._witnessed
+            else:
+                checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
         except (BadInput, OutputError) as error:
             if error.path != self.staged:
                 raise
@@ -167,11 +171,22 @@ class Job:
     def _levels(self, writer: TiffWriter, keeper: SampleKeeper) -> Pixels:
         """Write the tiles, copied or encoded; the smallest level for the thumbnail."""
         if self.plan.coded is not None:
-            with closing(self._tiles()) as tiles:
-                return passthrough.write_levels(self.plan, tiles, writer, watch=self._tick)
+            return self._copy(writer)
         passthrough.refuse_misread(self.plan)
         with self._scan() as reader:
             return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
+
+    def _copy(self, writer: TiffWriter) -> Pixels:
+        """Copied tiles are decoded while they are copied, and compared with the lower level at once."""
+        plan = self.plan
+        with (
+            closing(self._tiles()) as tiles,
+            stored.witness(plan, threads=plan.threads, settings=self.settings) as told,
+        ):
+            add = told.add if told is not None else None
+            smallest = passthrough.write_levels(plan, tiles, writer, watch=self._tick, witness=add)
+            self._witnessed = told.checks() if told is not None else ()
+        return smallest
 
     def _jpeg(self, pixels: Pixels) -> bytes:
         """A thumbnail or macro, in the colours of the tiles."""
@@ -285,14 +300,15 @@ class Job:
             yield Path(private)
         leftovers.gone("folder", place.name)
 
-    def _verify(self, samples: tuple[Sample, ...], sums: streams.Sums) -> tuple[Check, ...]:
+    def _verify(self, samples: tuple[Sample, ...], sums: streams.Sums | None) -> tuple[Check, ...]:
         plan = self.plan
+        sums = None if plan.verify == "full" else sums
         if plan.coded is not None:
-            structure, seen = self._verify_file(None)
+            structure, seen = self._verify_file(sums)
             return (*structure, *seen, *self._verify_copied(structure))
         with ThreadPoolExecutor(1, thread_name_prefix="mimic-again") as beside:
             again = beside.submit(self._read_again, samples)
-            structure, seen = self._verify_file(None if plan.verify == "full" else sums)
+            structure, seen = self._verify_file(sums)
             caught = verify.pixels(
                 self.staged, samples, quality=plan.quality, profile=plan.profile, threads=plan.threads
             )

@@ -29,9 +29,13 @@ TILES_AHEAD = 256
 """Tiles waiting for a decoder, an encoder or their turn: 50 MB raw at 256 px."""
 KNOWN_HEADERS = 16
 """Tiles that share their tables have one header or a few; those with Huffman tables of their own have one each."""
-SCALED = 4
-"""libjpeg's own scaling by this factor is 45 dB (4:2:0) to 51 dB (4:4:4) from area averaging on H&E of quality 80, far
-below what encoding changes, its mean colour within 0.2, and takes half the time of decoding and averaging."""
+BATCH_TILES = 16
+"""Tiles that are handed to a thread at once: handing over one costs a third of decoding it."""
+BLOCK_PX = 8
+"""A JPEG's blocks: their means cost no transform, but every coefficient is still decoded, so damage shows as always."""
+SCALED = (4, BLOCK_PX)
+"""libjpeg's own scaling by 4 is 45 dB (4:2:0) to 51 dB (4:4:4) from area averaging on H&E of quality 80, far below what
+encoding changes, its mean colour within 0.2, and takes half the time of decoding and averaging."""
 TAIL_BYTES = 64
 """A JPEG's end mark is followed by padding at most."""
 J2K_FLOOR_DB = 30
@@ -65,11 +69,15 @@ def refuse_misread(plan: Plan) -> None:
         raise Unsupported(f"it cannot be decoded: {reason}", plan.slide.path, remedy)
 
 
-def write_levels(plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Watch) -> Pixels:
+def write_levels(
+    plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Watch, witness: Callable[[Place, Pixels], None] | None
+) -> Pixels:
     """Write all tiles of all levels and return the smallest level whole, for the thumbnail.
 
-    The levels that are not copied are made from the last one that is. Raises BadInput that names the place of a tile
-    that is not as the plan says or does not decode; no thread outlives the call.
+    Every tile is read once and decoded once, strictly, while others are copied: that it can be, what the levels below
+    are made of, and what ``witness`` is told (the means of 8 px squares of each tile of level 0, row by row) come from
+    the same decoding. Raises BadInput that names the place of a tile that is not as the plan says or does not decode;
+    no thread outlives the call.
     """
     guard, blank = Guard(plan), white_tile(plan)
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-copy")
@@ -77,6 +85,7 @@ def write_levels(plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Wa
     done_px = 0
     try:
         below = _Below(plan, writer, pool)
+        decoding = _Decoding(plan, pool, below, witness)
         for level in range(plan.copied_levels):
             for column, row in places(plan, level):
                 data = tiles.tile(level, column, row)
@@ -85,11 +94,12 @@ def write_levels(plan: Plan, tiles: TileReader, writer: TiffWriter, *, watch: Wa
                 else:
                     guard.check(data, level, (column, row))
                 writer.add_tile(CodedTile(level, column, row, data))
-                if level + 1 == plan.copied_levels:
-                    below.add((column, row), data)
+                decoding.add(level, (column, row), data)
                 done_px = min(total_px, done_px + plan.tile_px**2)
                 if column == 0:
                     watch(Progress("copy", done_px, total_px))
+            decoding.flush()
+        decoding.finish()
         return below.finish()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -157,48 +167,89 @@ class Guard:
         return None
 
 
+class _Decoding:
+    """Decodes every copied tile once, as small as those who want it allow, and gives it to them in order."""
+
+    def __init__(
+        self, plan: Plan, pool: ThreadPoolExecutor, below: _Below, witness: Callable[[Place, Pixels], None] | None
+    ) -> None:
+        self._plan, self._pool, self._below, self._witness = plan, pool, below, witness
+        self._batch: list[tuple[Place, bytes]] = []
+        self._level = 0
+        self._waiting: deque[tuple[int, list[Place], Future[list[Pixels]]]] = deque()
+
+    def add(self, level: int, place: Place, data: bytes) -> None:
+        """Take a tile; the next one of another level comes after ``flush``."""
+        self._level = level
+        self._batch.append((place, data))
+        if len(self._batch) >= BATCH_TILES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send off what was gathered."""
+        if not self._batch:
+            return
+        places, level = [place for place, _ in self._batch], self._level
+        decoded = self._pool.submit(_all_reduced, self._plan, level, self._batch, self._factor(level))
+        self._waiting.append((level, places, decoded))
+        self._batch = []
+        while len(self._waiting) > TILES_AHEAD // BATCH_TILES:
+            self._take()
+
+    def finish(self) -> None:
+        """Raises BadInput for the first tile that does not decode."""
+        while self._waiting:
+            self._take()
+
+    def _factor(self, level: int) -> int:
+        return self._below.factor if level == self._below.level else BLOCK_PX
+
+    def _take(self) -> None:
+        level, places, future = self._waiting.popleft()
+        for place, pixels in zip(places, future.result(), strict=True):
+            if level == 0 and self._witness is not None:
+                rest = BLOCK_PX // self._factor(level)
+                self._witness(place, pyramid.area_average(pixels, rest, rest))
+            if level == self._below.level:
+                self._below.add(place, pixels)
+
+
+def _all_reduced(plan: Plan, level: int, batch: list[tuple[Place, bytes]], factor: int) -> list[Pixels]:
+    return [reduced(plan, data, level, place, factor) for place, data in batch]
+
+
 class _Below:
     """Makes the levels below the last copied one from its tiles, or only keeps that one's pixels for a thumbnail."""
 
     def __init__(self, plan: Plan, writer: TiffWriter, pool: ThreadPoolExecutor) -> None:
         self._plan, self._writer, self._pool = plan, writer, pool
-        self._level = plan.copied_levels - 1
+        self.level = plan.copied_levels - 1
         made = plan.levels[plan.copied_levels :]
         self._made = bool(made)
-        self._factor = plan.downsample if made else 1
+        self.factor = plan.downsample if made else 1
         sizes = [(level.width_px, level.height_px) for level in made or plan.levels[-1:]]
         self._size = sizes[0]
         self._pyramid = Pyramid(sizes, tile_px=plan.tile_px, downsample=plan.downsample)
-        self._decoding: deque[tuple[Box, Future[Pixels]]] = deque()
         self._encoding: deque[tuple[TilePixels, Future[bytes]]] = deque()
 
-    def add(self, place: Place, data: bytes) -> None:
-        """Take a tile of the last copied level; all of them, in any order."""
-        step = self._plan.tile_px // self._factor
+    def add(self, place: Place, reduced: Pixels) -> None:
+        """Take a tile of the last copied level, reduced by ``factor``; all of them, in any order."""
+        step = self._plan.tile_px // self.factor
         x_px, y_px = place[0] * step, place[1] * step
         box = Box(x_px, y_px, min(step, self._size[0] - x_px), min(step, self._size[1] - y_px))
         if box.width_px <= 0 or box.height_px <= 0:
             return  # less than one pixel of the level below
-        self._decoding.append((box, self._pool.submit(reduced, self._plan, data, self._level, place, self._factor)))
-        while len(self._decoding) > TILES_AHEAD:
-            self._take()
-
-    def finish(self) -> Pixels:
-        """Write what is still under way; the smallest level, whole."""
-        while self._decoding:
-            self._take()
-        while self._encoding:
-            self._write()
-        return self._pyramid.smallest()
-
-    def _take(self) -> None:
-        box, future = self._decoding.popleft()
-        pixels = future.result()[: box.height_px, : box.width_px]
-        for tile in self._pyramid.add(box, pixels):
+        for tile in self._pyramid.add(box, reduced[: box.height_px, : box.width_px]):
             if self._made:
                 self._encoding.append((tile, self._pool.submit(_made_tile, self._plan, tile.pixels)))
         while len(self._encoding) > TILES_AHEAD:
             self._write()
+
+    def finish(self) -> Pixels:
+        """Write what is still under way; the smallest level, whole."""
+        while self._encoding:
+            self._write()
+        return self._pyramid.smallest()
 
     def _write(self) -> None:
         tile, future = self._encoding.popleft()
@@ -213,7 +264,7 @@ def reduced(plan: Plan, data: bytes, level: int, place: Place, factor: int) -> P
         if coded.compression != jpegs.JPEG:
             return pyramid.area_average(_from_codestream(data, coded), factor, factor)
         stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
-        if factor == SCALED:
+        if factor in SCALED:
             side = plan.tile_px // factor
             return np.asarray(simplejpeg.decode_jpeg(stream, "RGB", min_height=side, min_width=side), np.uint8)
         return pyramid.area_average(np.asarray(simplejpeg.decode_jpeg(stream, "RGB")), factor, factor)

@@ -16,11 +16,12 @@ import openslide
 import PIL.Image
 import pydicom
 import pytest
+import simplejpeg  # type: ignore[import-untyped]
 import tifffile
 from pydicom.encaps import generate_frames
 
 import mimic
-from mimic import jpegs, verify
+from mimic import jpegs, streams, verify
 from mimic.copying import kept, reason_against
 from mimic.errors import BadInput, MimicError, Unsupported, VerificationFailed
 from mimic.model import Coded, Level, Options, Plan, Report
@@ -223,6 +224,31 @@ def test_comments_in_tiles_are_not_let_through_when_deidentified(tmp_path: Path)
         mimic.convert(path, tmp_path / "secret.svs", deidentify=True)
     mimic.convert(path, tmp_path / "secret.svs", deidentify=True, passthrough="never")
     assert b"Jane Doe" not in (tmp_path / "secret.svs").read_bytes()
+
+
+@pytest.mark.parametrize("levels", [(), (4,)])
+def test_every_tile_is_decoded_once(levels: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What proves a tile, makes the levels below and meets the source's lower level is one decoding of it."""
+    path = tmp_path / "a.ome.tif"
+    write_ome(path, "420", size_px=SIZE, factors=levels)
+    counted: list[bool] = []
+    decode = simplejpeg.decode_jpeg
+
+    def counting(*args: Any, **more: Any) -> Any:
+        counted.append("min_height" not in more)
+        return decode(*args, **more)
+
+    monkeypatch.setattr(streams, "DECODED_WHOLE", 0)  # as for a large slide
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", counting)
+    done = mimic.convert(path, tmp_path / "out.svs")
+    base, low = 9 * 8, 3 * 2
+    sampled = -(-base // streams.DECODE_EVERY) + 3  # one at least of each page
+    assert plan_of(done).copied_levels == 1 + len(levels)
+    if levels:  # the lower level is a witness too, and small enough to be decoded for the thumbnail
+        assert base + low < len(counted) <= base + 2 * low + sampled
+        assert sum(counted) <= 2 * low + sampled
+    else:
+        assert base < len(counted) <= base + sampled and sum(counted) <= sampled
 
 
 def tile_at(path: Path, index: int) -> tuple[int, int]:

@@ -146,6 +146,13 @@ def test_a_sequential_reader_is_read_in_order_by_one(truth: Pixels) -> None:
     assert reader.order == list(reader.boxes()) and reader.busiest == 1
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+def test_every_box_is_asked_for_once(truth: Pixels, sequential: bool) -> None:
+    reader = Memory(truth, sequential=sequential)
+    write(reader, Tiles())
+    assert sorted(reader.order, key=lambda box: (box.y_px, box.x_px)) == list(reader.boxes())
+
+
 def test_other_readers_are_read_by_many(truth: Pixels) -> None:
     reader = Memory(truth, delay_s=0.01)
     write(reader, Tiles(), threads=4)
