@@ -10,11 +10,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -24,6 +25,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mimic import structure
 from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
@@ -32,7 +34,7 @@ from mimic.programs import bfclient
 from mimic.settings import load
 from mimic.sources import bioformats
 from mimic.sources.bioformats import Reader, box_size, grid
-from mimic.structure import CziFacts
+from mimic.structure import CziFacts, CziScene
 from tests.conftest import module
 from tools import czi_samples, make_samples
 from tools.make_samples import Sample
@@ -220,6 +222,59 @@ def test_a_box_is_never_too_large_and_keeps_to_the_tiles(
 def test_a_czis_own_tiles_count() -> None:
     czi = CziFacts(None, None, 0, 0, 0, 0, (), np.zeros((0, 7), np.int64), 1600, 1200, 0)
     assert box_size(Level(50_000, 50_000, 1024, 1024), czi) == (3200, 2400)
+
+
+def mosaic_facts(across: int, down: int, *, step_px: int, tile_px: int = 2048, channels: int = 1) -> CziFacts:
+    """A CZI of square blocks that lie ``step_px`` apart."""
+    places = [(0, x * step_px, y * step_px, tile_px, tile_px, 3, 4) for y in range(down) for x in range(across)]
+    wide, high = (count * step_px + tile_px - step_px for count in (across, down))
+    scene = CziScene(0, 0, 0, wide, high, covered_px=wide * high)
+    return CziFacts(None, None, 0, 0, wide, high, (scene,), np.array(places * channels, np.int64), tile_px, tile_px, 0)
+
+
+def decodes(czi: CziFacts, boxes: Sequence[Box]) -> NDArray[np.int64]:
+    """In how many boxes each block lies: each read of a box decodes all that it touches."""
+    x, y, wide, high = (czi.subblocks[:, column, None] for column in range(1, 5))
+    left, top = (np.array([getattr(box, name) for box in boxes]) for name in ("x_px", "y_px"))
+    right, below = (np.array([getattr(box, name) for box in boxes]) for name in ("width_px", "height_px"))
+    touched = (x < left + right) & (y < top + below) & (x + wide > left) & (y + high > top)
+    return np.asarray(touched.sum(axis=1), np.int64)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blocks_side_by_side_are_decoded_once(channels: int) -> None:
+    czi = mosaic_facts(18, 16, step_px=2048, channels=channels)
+    size = Level(czi.width_px, czi.height_px)
+    assert (decodes(czi, grid(size, box_size(size, czi))) == 1).all()
+
+
+@pytest.mark.parametrize(("pixel_bytes", "most"), [(2, 2.3), (3, 2.6), (6, 3.4)])
+def test_blocks_that_overlap_are_decoded_as_seldom_as_memory_allows(pixel_bytes: int, most: float) -> None:
+    czi = mosaic_facts(18, 16, step_px=1843)
+    size = Level(czi.width_px, czi.height_px)
+    box = box_size(size, czi, pixel_bytes=pixel_bytes)
+    assert box[0] * box[1] * pixel_bytes <= bioformats.BOX_MAX_BYTES
+    assert decodes(czi, grid(size, box)).mean() < most < decodes(czi, grid(size, (2048, 2048))).mean()
+
+
+def test_the_convert_pass_reads_each_pixel_once_and_decodes_each_block_once(
+    sample_czi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Box] = []
+
+    def ask(self: bfclient.Server, op: str, path: Path | None = None, **request: Any) -> bfclient.Answer:
+        if op == "read":
+            asked.append(Box(*request["box"]))
+        return plain(self, op, path, **request)
+
+    plain = bfclient.Server.ask
+    monkeypatch.setattr(bfclient.Server, "ask", ask)
+    slide = probe(sample_czi)
+    size, czi = slide.images[0].levels[0], structure.check(sample_czi).czi
+    assert czi is not None and len(czi.subblocks) > 4
+    pixels_of(slide, threads=2)
+    assert sum(box.width_px * box.height_px for box in asked) == size.width_px * size.height_px
+    assert (decodes(czi, asked) == 1).all()
 
 
 @examples(max_examples=100)

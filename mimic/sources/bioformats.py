@@ -24,6 +24,10 @@ BOX_MIN_PX = 2048
 """CZI reads do not cache decoded subblocks: 0.5 Mpx/s in 256 px boxes, 16.8 in 2048 px ones (shared/data, point 4)."""
 BOX_MAX_BYTES = 32 << 20
 """A few boxes a thread must fit into the heap and the shared block."""
+BOX_OVERLAPPING_PX = 4096
+"""Where blocks overlap, no box is made of whole ones: the larger it is, the fewer are decoded for several boxes."""
+OVERLAP = 1.02
+"""Part of the covered area that the blocks have together, from which on they overlap."""
 PLAIN_FORMATS = ("Tagged Image File Format", "JPEG", "Portable Network Graphics", "Windows Bitmap", "JPEG-2000")
 """Formats whose resolution tag speaks of paper, not of a microscope."""
 PLAIN_SCALE_UM = (0.05, 5.0)
@@ -331,10 +335,14 @@ def open_planes(
 def box_size(size: Level, czi: structure.CziFacts | None, *, pixel_bytes: int = 3) -> tuple[int, int]:
     """(width, height) of boxes: whole tiles of the file, about 2048 px, at most BOX_MAX_BYTES, within the image.
 
-    Tiles are a CZI's own (Bio-Formats' are wrong for its pyramids), else what Bio-Formats says.
+    Tiles are a CZI's own (Bio-Formats' are wrong for its pyramids), else what Bio-Formats says. Where a CZI's overlap,
+    boxes are squares, as large as they may be.
     """
     tile_width, tile_height = size.tile_width_px or 1, size.tile_height_px or 1
     if czi is not None:
+        if _overlap(czi):
+            side = min(BOX_OVERLAPPING_PX, math.isqrt(BOX_MAX_BYTES // pixel_bytes))
+            return min(size.width_px, side), min(size.height_px, side)
         tile_width, tile_height = czi.tile_width_px, czi.tile_height_px
     width = min(size.width_px, _multiple(tile_width, BOX_MIN_PX))
     height = min(size.height_px, _multiple(tile_height, BOX_MIN_PX))
@@ -342,6 +350,14 @@ def box_size(size: Level, czi: structure.CziFacts | None, *, pixel_bytes: int = 
     if height > rows_max:
         height = max(rows_max // tile_height * tile_height, 1) if tile_height <= rows_max else rows_max
     return width, height
+
+
+def _overlap(czi: structure.CziFacts) -> bool:
+    """Whether blocks of one plane lie over each other; False where the covered area is not known."""
+    covered = [scene.covered_px for scene in czi.scenes]
+    places = np.unique(czi.subblocks[:, :5], axis=0)  # channels and focus planes share theirs
+    area = int((places[:, 3] * places[:, 4]).sum())
+    return None not in covered and area > OVERLAP * sum(part or 0 for part in covered) > 0
 
 
 def _multiple(tile_px: int, wanted_px: int) -> int:
