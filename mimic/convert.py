@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimic import colour, icc, merge, passthrough, pictures, privacy, report, sources, staging
+from mimic.deadline import Deadline
 from mimic.job import Job, Watch
 from mimic.model import Options, Plan, Report, Request, Slide, Tool
 from mimic.plan import plan
@@ -25,12 +26,18 @@ def convert(
 
     ``taken`` maps outputs that the same run has already made to their inputs: they are not replaced.
     """
-    with privacy.guarded(request) as guard:
-        return _convert(request, settings, watch, taken or {}, guard)
+    with privacy.guarded(request) as guard, Deadline(request.options.deadline_s, request.input) as deadline:
+        return _convert(request, settings, watch, taken or {}, guard=guard, deadline=deadline)
 
 
 def _convert(
-    request: Request, settings: Settings, watch: Watch, taken: Mapping[Path, Path], guard: privacy.Guard | None
+    request: Request,
+    settings: Settings,
+    watch: Watch,
+    taken: Mapping[Path, Path],
+    *,
+    guard: privacy.Guard | None,
+    deadline: Deadline,
 ) -> Report:
     started = time.monotonic()
     bfclient.expect(request.options.threads)
@@ -41,9 +48,11 @@ def _convert(
         staging.refuse_existing(each.output, overwrite=request.options.overwrite, inputs=slide.files)
     with closing(report.Digests(slide.files)) as digests, ExitStack() as places:
         folders = [places.enter_context(staging.staged(each.output)) for each in plans]
-        jobs = [Job(each, folder, request, settings, watch) for each, folder in zip(plans, folders, strict=True)]
+        made = zip(plans, folders, strict=True)
+        jobs = [Job(each, folder, request, settings, watch, deadline) for each, folder in made]
         results = tuple(job.run() for job in jobs)
         input_sha256 = digests.result()
+        deadline.check()
         for job in jobs:
             staging.publish(job.staged, job.plan.output, overwrite=request.options.overwrite)
     return Report(

@@ -42,7 +42,8 @@ from mimic import (
     verify,
     views,
 )
-from mimic.errors import BadInput, LimitReached, OutputError, VerificationFailed
+from mimic.deadline import Deadline
+from mimic.errors import BadInput, OutputError, VerificationFailed
 from mimic.model import (
     Check,
     Image,
@@ -76,6 +77,7 @@ class Job:
     request: Request
     settings: Settings
     watch: Watch
+    deadline: Deadline
     started: float = 0.0
     _missing: missing.Missing = field(default_factory=missing.Missing)
     _witnessed: tuple[Check, ...] = ()
@@ -115,9 +117,7 @@ class Job:
         return Result(self.plan, replace(written, path=self.plan.output, sha256=sha256), checks, stages)
 
     def _tick(self, progress: Progress) -> None:
-        deadline_s = self.request.options.deadline_s
-        if deadline_s is not None and time.monotonic() - self.started > deadline_s:
-            raise LimitReached(f"not done within {deadline_s:g} s", self.plan.slide.path, "Raise the deadline")
+        self.deadline.check()
         self.watch(progress)
 
     def _prove_source(self) -> None:

@@ -372,6 +372,12 @@ def _start(settings: Settings, threads: int, *, brief: bool) -> Server:
             _starting.remove(thread)
 
 
+def stop_all(reason: MimicError) -> None:
+    """Kill the children that live; who waits for them fails with ``reason``, and the next request gets a new one."""
+    for child in list(_running):
+        child.close(reason)
+
+
 def shutdown() -> None:
     """Kill the child, if there is one. Safe in a signal handler's wake: takes no lock that a stuck thread holds."""
     while _starting:

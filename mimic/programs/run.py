@@ -40,6 +40,16 @@ class Completed:
     seconds_s: float
 
 
+_waited: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_all() -> None:
+    """Kill every program for whose end somebody waits in ``run``, which then returns."""
+    for process in list(_waited):
+        log.info("stopped: %s", process.args)
+        kill(process)
+
+
 def cores() -> int:
     """Cores that this process may use: fewer than the machine's in a container or a batch job."""
     if hasattr(os, "sched_getaffinity"):
@@ -151,6 +161,7 @@ def run(
     """
     started = time.monotonic()
     process = spawn(argv, env=env, cwd=cwd)
+    _waited.add(process)
     out, err = _tails(process, stdout_lines=stdout_lines, watch=watch)
     try:
         process.wait(deadline_s)
@@ -158,6 +169,7 @@ def run(
         message = f"{Path(argv[0]).name} did not end within {deadline_s:g} s and was stopped"
         raise LimitReached(message, remedy="Raise the deadline, or look at the file with 'mimic info'") from error
     finally:
+        _waited.discard(process)
         kill(process, grace_s=GRACE_S)
         stdout, stderr = out.text(), err.text()
         out.close()
