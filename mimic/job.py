@@ -20,6 +20,7 @@ from mimic import (
     copyproof,
     encode,
     leftovers,
+    memory,
     merge,
     missing,
     passthrough,
@@ -31,7 +32,6 @@ from mimic import (
     reread,
     resample,
     rules,
-    sidepictures,
     sources,
     staging,
     stored,
@@ -88,6 +88,10 @@ class Job:
 
     def run(self) -> Result:
         """Write the slide, prove it, and tell. Errors name the final output, not the staged file."""
+        with memory.kept():
+            return self._run()
+
+    def _run(self) -> Result:
         self.started = time.monotonic()
         size = self.plan.levels[0]
         keeper = SampleKeeper(size.width_px, size.height_px, self.plan.tile_px)
@@ -124,6 +128,8 @@ class Job:
         """Decode strictly what Bio-Formats reads in silence; with ``--allow-missing``, find out what is not there."""
         plan = self.plan
         if plan.pictures and not plan.allow_missing:
+            from mimic import sidepictures  # with pydicom, an eighth of the start-up of a picture that has no label
+
             sidepictures.prove(plan.slide)
         if plan.coded is not None or plan.image.index < 0:
             return  # copied tiles are all decoded; scenes are of formats that are read otherwise

@@ -21,7 +21,7 @@ ROWS = """
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
         chunks structure edit editdraft edittext ifds tiffedit disk report staging
-    deadline description geometry naming pictures phi icc tifffields jpegheads
+    deadline description geometry naming pictures phi icc tifffields jpegheads memory
     programs
     leftovers
     model errors settings

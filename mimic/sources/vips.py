@@ -35,7 +35,7 @@ COLOUR_SPACES = frozenset(("b-w", "grey16", "srgb", "rgb", "rgb16", "cmyk"))
 CODECS = {1: "none", 5: "lzw", 7: "jpeg", 8: "deflate", 32773: "packbits", 32946: "deflate", 50001: "webp"}
 
 BAND_ROWS_PX = 256
-BAND_BYTES = 24 << 20
+BAND_BYTES = 8 << 20
 IN_MEMORY_BYTES = 64 << 20
 """Up to here a turned picture is kept decoded in memory, above it in a scratch file."""
 PILLOW_PX = 100_000_000
@@ -157,7 +157,7 @@ class VipsReader:
             )
 
     def boxes(self) -> Sequence[Box]:
-        """Bands of a multiple of 256 rows (or of taller tiles) below 24 MB, but of one such step at least."""
+        """Bands of a multiple of 256 rows (or of taller tiles) of at most 8 MB, but of one such step at least."""
         step = -(-min(self._tile_height_px or 1, 1024) // BAND_ROWS_PX) * BAND_ROWS_PX
         rows = max(1, BAND_BYTES // (self._width_px * 3 * step)) * step
         return tuple(Box(0, y, self._width_px, min(rows, self._height_px - y)) for y in range(0, self._height_px, rows))
