@@ -251,6 +251,9 @@ def _refusal(error: Json, path: Path | None) -> MimicError:
     if error["kind"] == "unsupported":
         text = f"Bio-Formats does not know this kind of file ({message or error['exception']})"
         return Unsupported(text, path, "See the list of formats in the README")
+    if error["kind"] == "no_decoder":
+        remedy = "It is unpacked in the temporary folder, which must not be mounted noexec: set TMPDIR to another"
+        return ToolFailed(f"a native decoder of Bio-Formats could not be loaded ({message})", path, remedy)
     text = f"Bio-Formats cannot read it: {message or error['exception']}"
     return BadInput(text, path, "The file may be damaged or incomplete: copy it again from where it was made")
 

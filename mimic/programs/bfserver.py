@@ -271,6 +271,8 @@ def _describe(error: Any) -> Json:
     names = [str(link.getClass().getSimpleName()) for link in chain]
     kind = "unsupported" if any(name in UNSUPPORTED for name in names) else "bad_input"
     message = next((str(link.getMessage()) for link in reversed(chain) if link.getMessage()), "")
+    if "UnsatisfiedLinkError" in names or "failed to load Turbo JPEG" in message:
+        kind = "no_decoder"
     return {"kind": kind, "message": message, "exception": names[0]}
 
 
