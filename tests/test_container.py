@@ -90,18 +90,10 @@ class Container:
 
     def argv(self, *command: str, user: str = STRANGER, tmp: str = "exec") -> list[str]:
         """The command in a container of its own, as its PID 1, with the image's environment and nothing else."""
-        namespaces = [
-            "--mount",
-            "--pid",
-            "--net",
-            "--ipc",
-            "--uts",
-            "--fork",
-            "--kill-child",
-            "--propagation=unchanged",
-        ]
+        namespaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--propagation=unchanged"]
         entry = ["/usr/bin/env", "-i", f"--chdir={self.config['WorkingDir']}", *self.config["Env"], *command]
-        return ["unshare", *namespaces, "sh", "-c", INSIDE, "sh", str(self.files), str(self.data), tmp, user, *entry]
+        unshare = ["unshare", *namespaces, "--fork", "--kill-child"]
+        return [*unshare, "sh", "-c", INSIDE, "sh", str(self.files), str(self.data), tmp, user, *entry]
 
     def run(self, *command: str, user: str = STRANGER, tmp: str = "exec") -> subprocess.CompletedProcess[str]:
         argv = self.argv(*command, user=user, tmp=tmp)
