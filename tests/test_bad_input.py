@@ -336,7 +336,14 @@ def test_nasty_name_reaches_java(name: bytes, place: Path) -> None:
         assert set(files(place)) == {name, name[:-4] + b".svs"}
 
 
-def test_name_that_java_cannot_open_is_refused(place: Path) -> None:
+def test_name_that_java_cannot_have(place: Path) -> None:
+    """A file of its own gets an alias; one of several is refused."""
     path = write(place / os.fsdecode(b"non\xff\xfeutf.czi"), SAMPLE_CZI.read_bytes())
+    done = mimic("convert", path)
+    assert (done.code, done.err) == (0, "")
+    assert set(files(place)) == {b"non\xff\xfeutf.czi", b"non\xff\xfeutf.svs"}
+    parts = [place / os.fsdecode(name) for name in (b"x\xff.czi", b"x\xff (1).czi")]
+    for part in parts:
+        write(part, SAMPLE_CZI.read_bytes())
     with untouched(place):
-        refused(mimic("convert", path), 3, "not valid UTF-8", "Rename it")
+        refused(mimic("convert", parts[0], "--source", "bioformats"), 3, "not valid UTF-8", "Rename it")

@@ -115,10 +115,36 @@ def test_one_child_for_all(sample_czi: Path) -> None:
 
 
 def test_a_name_that_java_cannot_have() -> None:
-    name = Path(os.fsdecode(b"/tmp/\xff\xfe.czi"))
+    name = Path(os.fsdecode(b"/tmp/\xff\xfe.dcm"))
     with pytest.raises(BadInput, match="not valid UTF-8") as caught:
         bfclient.server(load()).ask("probe", name, file=str(name))
     assert caught.value.remedy
+
+
+def test_an_alias_for_a_name_that_java_cannot_have(tmp_path: Path, sample_czi: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\xfe a.czi")
+    odd.symlink_to(sample_czi)
+    server = bfclient.server(load())
+    found = server.ask("probe", odd, file=str(odd)).result
+    assert found["files"] == [str(odd)]
+    handle, _ = server.open(odd, 0)
+    shared = SharedBlock(server, handle, slots=1, slot_bytes=64 * 64 * 3)
+    plain, _ = server.open(sample_czi, 0)
+    other = SharedBlock(server, plain, slots=1, slot_bytes=64 * 64 * 3)
+    box = (1000, 1000, 64, 64)
+    assert read(server, handle, box, shared) == read(server, plain, box, other)
+    for each, block in ((handle, shared), (plain, other)):
+        server.drop(each)
+        block.close()
+    broken = tmp_path / os.fsdecode(b"\xff b.czi")
+    broken.write_bytes(b"nothing")
+    with pytest.raises((BadInput, Unsupported)) as caught:
+        server.ask("probe", broken, file=str(broken))
+    assert "alias-" not in str(caught.value)
+    (tmp_path / os.fsdecode(b"\xff\xfe c.czi")).symlink_to(sample_czi)
+    (tmp_path / os.fsdecode(b"\xff\xfe c (1).czi")).symlink_to(sample_czi)
+    with pytest.raises(BadInput, match="with others beside it"):
+        server.ask("probe", tmp_path / os.fsdecode(b"\xff\xfe c.czi"), file="")
 
 
 def test_a_bug_in_the_child_is_an_answer_and_not_a_silence() -> None:

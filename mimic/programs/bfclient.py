@@ -31,6 +31,7 @@ from typing import Any, cast
 from mimic import leftovers
 from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing, Unsupported
 from mimic.programs import jvm
+from mimic.programs.alias import Aliases
 from mimic.programs.run import Tail, cores, kill, spawn
 from mimic.settings import Settings
 
@@ -71,6 +72,7 @@ class Server:
         self.brief = brief
         self.settings = settings
         self._tmp = Path(tempfile.mkdtemp(prefix="mimic-jvm-"))
+        self._aliases = Aliases(self._tmp)
         self._waiting: dict[int, tuple[Future[Json], object]] = {}
         self._handles: set[int] = set()
         self._numbers = itertools.count(1)
@@ -127,9 +129,9 @@ class Server:
         Raises BadInput or Unsupported when Bio-Formats refuses ``path``, ToolFailed when the child died or hung,
         ToolMissing when its Java or its jar are not what they should be.
         """
-        if path is not None and not _is_text(path):
-            message = "the name is not valid UTF-8, and Java cannot open such a file"
-            raise BadInput(message, path, "Rename it, or make a link of another name to it")
+        alias = path and self._aliases.of(path)
+        if alias != path:
+            request |= {"file": str(alias)} if "file" in request else {}
         self._probes += op == "probe"
         number = next(self._numbers)
         answer: Future[Json] = Future()
@@ -148,7 +150,9 @@ class Server:
             raise _about(error, path) from error
         warnings = tuple(reply.get("warnings", ()))
         if "error" in reply:
-            raise _refusal(reply["error"], path)
+            raise _refusal(reply["error"], path, alias)
+        if op == "probe":
+            reply["result"]["files"] = [self._aliases.own(name) for name in reply["result"]["files"]]
         return Answer(reply["result"], warnings)
 
     def open(self, path: Path, series: int) -> tuple[int, Json]:
@@ -234,18 +238,10 @@ def _about(error: MimicError, path: Path | None) -> MimicError:
     return type(error)(error.message, error.path or path, error.remedy)
 
 
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _refusal(error: Json, path: Path | None) -> MimicError:
+def _refusal(error: Json, path: Path | None, alias: Path | None) -> MimicError:
     message = " ".join(str(error["message"]).split())[:300]
     if path is not None:
-        message = message.replace(str(path), path.name)
+        message = message.replace(str(alias), path.name)
     if error["kind"] == "bug":
         return ToolFailed(f"the Bio-Formats process failed: {error['exception']}: {message}", path, "Please report it")
     if error["kind"] == "unsupported":
