@@ -117,7 +117,7 @@ def test_the_launch_line_is_that_of_the_threat_model(tmp_path: Path) -> None:
     assert sum("com.sun.org.apache.xerces" in flag for flag in flags) == 2
 
 
-@pytest.mark.parametrize(("heap_mb", "cpus", "young_mb"), [(640, 2, 192), (480, 1, 96), (300, 2, 100), (1, 1, 1)])
+@pytest.mark.parametrize(("heap_mb", "cpus", "young_mb"), [(640, 2, 128), (480, 1, 64), (300, 2, 100), (1, 1, 1)])
 def test_the_young_generation_leaves_room(tmp_path: Path, heap_mb: int, cpus: int, young_mb: int) -> None:
     flags = jvm.java_flags(java_of(tmp_path, "25"), tmp=tmp_path, heap_mb=heap_mb, cpus=cpus)
     assert f"-Xmx{heap_mb}m" in flags and f"-Xmn{young_mb}m" in flags

@@ -17,8 +17,8 @@ JAR = "bioformats_package.jar"
 BUNDLED_JAR = Path(__file__).resolve().parent.parent / "jars" / JAR
 HEAP_MB, HEAP_THREAD_MB = 320, 160
 """Default -Xmx, and what each thread adds: a few decoded 2048 px boxes. Two threads use half of it (JPEG-XR CZI)."""
-YOUNG_THREAD_MB = 96
-"""Young generation a thread, two fifths of it for what survives: blocks under way, which else are promoted at each
+YOUNG_THREAD_MB = 64
+"""Young generation a thread, half of it for what survives: blocks under way, which else are promoted at each
 collection and fill the heap to -Xmx with garbage, the more of it the larger the slide."""
 NO_NETWORK = (
     *(f"-D{scheme}.proxyHost=127.0.0.1" for scheme in ("http", "https", "ftp")),
@@ -109,7 +109,7 @@ def java_flags(java: Path, *, tmp: Path, heap_mb: int, cpus: int) -> list[str]:
     flags = [
         f"-Xmx{heap_mb}m",
         f"-Xmn{max(min(YOUNG_THREAD_MB * cpus, heap_mb // 3), 1)}m",
-        "-XX:SurvivorRatio=3",
+        "-XX:SurvivorRatio=2",
         "-XX:TargetSurvivorRatio=90",
         "-XX:+ExitOnOutOfMemoryError",  # exit code 3 instead of a half-dead reader
         "-XX:-CreateCoredumpOnCrash",
