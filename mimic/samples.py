@@ -50,9 +50,10 @@ class SampleKeeper:
     def _content(self, pixels: Pixels) -> float:
         """Standard deviation over the tile, less for the slivers at the edges: they prove little."""
         part: float = min(1.0, pixels.shape[0] * pixels.shape[1] / self.tile_px**2)
-        few = pixels[::STRIDE, ::STRIDE].reshape(-1, 3).astype(np.float32)
-        few -= few.mean(0)
-        return float(np.sqrt(np.einsum("ij,ij->j", few, few) / len(few)).sum()) * part
+        few = pixels[::STRIDE, ::STRIDE].astype(np.float32).reshape(-1, 3)
+        weights = np.full(len(few), 1 / len(few), np.float32)  # products with it are means, at a fifth of mean's time
+        variance = weights @ (few * few) - (weights @ few) ** 2
+        return float(np.sqrt(np.maximum(variance, 0)).sum()) * part
 
 
 def _grid(tiles: tuple[int, int], count: int) -> tuple[int, int]:
