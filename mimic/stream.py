@@ -18,8 +18,9 @@ from mimic.samples import SampleKeeper
 from mimic.sources import PixelReader
 from mimic.writer import TiffWriter
 
-TILES_AHEAD = 256
-"""Tiles waiting for an encoder or for their turn: 50 MB raw at 256 px."""
+TILES_AHEAD = 128
+"""Tiles waiting for an encoder or for their turn: 25 MB raw at 256 px. Each may keep the whole box alive of which it is
+a view, and memory that is touched for the first time costs more than encoding it."""
 
 Watch = Callable[[Progress], None]
 
@@ -36,14 +37,16 @@ def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper:
     )
     readers = ThreadPoolExecutor(1 if reader.sequential else plan.threads, thread_name_prefix="mimic-read")
     encoders = ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-encode")
-    waiting: deque[tuple[TilePixels, Future[bytes]]] = deque()
+    waiting: deque[tuple[tuple[int, int, int], Future[bytes]]] = (
+        deque()
+    )  # without pixels, which are let go once encoded
     done_px, total_px = 0, plan.levels[0].width_px * plan.levels[0].height_px
     try:
         for box, pixels in _read_ahead(reader, readers, ahead=plan.threads + 1):
             for tile in pyramid.add(box, pixels):
                 if tile.level == 0:
                     keeper.offer(*valid_part(plan, tile))
-                waiting.append((tile, encoders.submit(_encode, plan, tile.pixels)))
+                waiting.append(((tile.level, tile.column, tile.row), encoders.submit(_encode, plan, tile.pixels)))
                 while len(waiting) > TILES_AHEAD:
                     _write(writer, *waiting.popleft())
             done_px += box.width_px * box.height_px
@@ -84,8 +87,8 @@ def _encode(plan: Plan, pixels: Pixels) -> bytes:
     return encode.tile(pixels, quality=plan.quality, profile=plan.profile)
 
 
-def _write(writer: TiffWriter, tile: TilePixels, coded: Future[bytes]) -> None:
-    writer.add_tile(CodedTile(tile.level, tile.column, tile.row, coded.result()))
+def _write(writer: TiffWriter, place: tuple[int, int, int], coded: Future[bytes]) -> None:
+    writer.add_tile(CodedTile(*place, coded.result()))
 
 
 def read_whole(reader: PixelReader) -> Pixels:
