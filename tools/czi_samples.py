@@ -5,11 +5,13 @@ pylibCZIrw can write neither JPEG-XR, nor an objective or a date; so its segment
 
 from __future__ import annotations
 
+import io
+import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -58,11 +60,15 @@ class SubBlock:
 
 def read_subblocks(czi: bytes) -> list[SubBlock]:
     """Every tile that the directory of ``czi`` names."""
+    return list(iter_subblocks(czi))
+
+
+def iter_subblocks(czi: bytes | mmap.mmap) -> Iterator[SubBlock]:
+    """The same, one at a time: a file that is mapped need not fit into memory."""
     (at,) = struct.unpack_from("<q", czi, CZI_POINTERS_AT)
     at += CZI_SEGMENT.size
     (count,) = struct.unpack_from("<i", czi, at)
     at += CZI_DIRECTORY_HEAD
-    blocks = []
     for _ in range(count):
         entry = CZI_ENTRY.unpack_from(czi, at)
         size = CZI_ENTRY.size + CZI_DIMENSION.size * entry[-1]
@@ -72,8 +78,7 @@ def read_subblocks(czi: bytes) -> list[SubBlock]:
         metadata_size, _, data_size = struct.unpack_from("<iiq", czi, body)
         start = body + max(CZI_SUBBLOCK_HEAD, 16 + size)
         middle = start + metadata_size
-        blocks.append(SubBlock(entry, dimensions, czi[start:middle], czi[middle : middle + data_size]))
-    return blocks
+        yield SubBlock(entry, dimensions, czi[start:middle], czi[middle : middle + data_size])
 
 
 def build_czi(
@@ -83,37 +88,51 @@ def build_czi(
 
     ``attachments`` are whole CZI files by their names: scanners call them "Label" and "SlidePreview".
     """
-    out = bytearray(header)
+    out = io.BytesIO()
+    stream_czi(out, header, blocks, xml, attachments=attachments)
+    return out.getvalue()
+
+
+def stream_czi(
+    out: BinaryIO,
+    header: bytes,
+    blocks: Iterable[SubBlock],
+    xml: str,
+    *,
+    attachments: Mapping[str, bytes] | None = None,
+) -> None:
+    """The same into a file, with one block in memory at a time."""
+    out.write(header)
 
     def append(name: bytes, body: bytes) -> int:
-        out.extend(bytes(-len(out) % 32))
-        position = len(out)
-        out.extend(CZI_SEGMENT.pack(name, len(body), len(body)) + body)
+        out.write(bytes(-out.tell() % 32))
+        position = out.tell()
+        out.write(CZI_SEGMENT.pack(name, len(body), len(body)) + body)
         return position
 
     directory = []
     for block in blocks:
         schema, pixel_type, _, part, compression, pyramid, count = block.entry
-        position = len(out) + -len(out) % 32
+        position = out.tell() + -out.tell() % 32
         entry = CZI_ENTRY.pack(schema, pixel_type, position, part, compression, pyramid, count) + block.dimensions
         head = struct.pack("<iiq", len(block.metadata), 0, len(block.data)) + entry
         append(b"ZISRAWSUBBLOCK", head.ljust(CZI_SUBBLOCK_HEAD, b"\0") + block.metadata + block.data)
         directory.append(entry)
     text = xml.encode()
     metadata_at = append(b"ZISRAWMETADATA", struct.pack("<ii", len(text), 0).ljust(CZI_METADATA_HEAD, b"\0") + text)
-    head = struct.pack("<i", len(blocks)).ljust(CZI_DIRECTORY_HEAD, b"\0")
+    head = struct.pack("<i", len(directory)).ljust(CZI_DIRECTORY_HEAD, b"\0")
     directory_at = append(b"ZISRAWDIRECTORY", head + b"".join(directory))
     listed = []
     for number, (name, content) in enumerate((attachments or {}).items(), start=1):
-        position = len(out) + -len(out) % 32
+        position = out.tell() + -out.tell() % 32
         entry = CZI_ATTACHMENT.pack(b"A1", position, 0, number.to_bytes(16, "little"), b"CZI", name.encode())
         head = (struct.pack("<i12x", len(content)) + entry).ljust(CZI_ATTACHMENT_HEAD, b"\0")
         append(b"ZISRAWATTACH", head + content)
         listed.append(entry)
     head = struct.pack("<i", len(listed)).ljust(CZI_ATTACHMENT_HEAD, b"\0")
     attachments_at = append(b"ZISRAWATTDIR", head + b"".join(listed)) if listed else 0
-    struct.pack_into("<qqiq", out, CZI_POINTERS_AT, directory_at, metadata_at, 0, attachments_at)
-    return bytes(out)
+    out.seek(CZI_POINTERS_AT)
+    out.write(struct.pack("<qqiq", directory_at, metadata_at, 0, attachments_at))
 
 
 def czi_xml(width_px: int, height_px: int, tiles: int) -> str:

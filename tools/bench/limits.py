@@ -1,0 +1,104 @@
+"""What no conversion can be faster than, as programs of their own: ``python -m tools.bench.limits decode|encode``.
+
+Each prints one JSON line with the seconds that it measured inside, without the start of Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import mimic
+from mimic import encode, settings, sources
+from mimic.model import Box, Pixels
+from mimic.sources import PixelReader
+from tools.bench.canvas import Canvas
+
+QUALITY, TILE_PX = 80, 256
+SAMPLE_PX = 1 << 26
+"""Encoding is measured on at most so many pixels of the picture's middle, and scaled up."""
+
+
+def decode(path: Path, *, threads: int, mpp_um: float | None) -> dict[str, float]:
+    """Read every box of level 0 through mimic's own reader, with ``threads``, and let go of it."""
+    began = time.perf_counter()
+    plan = mimic.plan(path, threads=threads, passthrough="never", mpp_um=mpp_um)[0]
+    slide, image, now = plan.slide, plan.image, settings.load()
+    with tempfile.TemporaryDirectory() as folder:
+        opened = sources.load(slide.source).open(slide, image, threads=threads, settings=now, scratch=Path(folder))
+        with closing(opened) as reader:
+            opened_s = time.perf_counter() - began
+            read_px = _drain(reader, threads)
+            decoded_s = time.perf_counter() - began - opened_s
+    return {"open_s": round(opened_s, 4), "decode_s": round(decoded_s, 4), "read_px": read_px}
+
+
+def _drain(reader: PixelReader, threads: int) -> int:
+    """Pixels read; no more boxes are under way than a conversion has."""
+    read_px = 0
+    pending: deque[Future[Pixels]] = deque()
+    with ThreadPoolExecutor(1 if reader.sequential else threads) as pool:
+
+        def take() -> int:
+            height, width, _ = pending.popleft().result().shape
+            return int(height * width)
+
+        boxes: Sequence[Box] = reader.boxes()
+        for box in boxes:
+            pending.append(pool.submit(reader.read, box))
+            if len(pending) > threads + 1:
+                read_px += take()
+        while pending:
+            read_px += take()
+    return read_px
+
+
+def encode_all(width_px: int, height_px: int, *, threads: int, levels: float) -> dict[str, float]:
+    """Encode tiles of pixels that are in memory already, as many as fit SAMPLE_PX, and scale up to the whole.
+
+    ``levels`` is the area of all levels over that of level 0.
+    """
+    canvas = Canvas(width_px, height_px)
+    columns = max(1, width_px // TILE_PX)
+    rows = max(1, min(height_px // TILE_PX, SAMPLE_PX // (columns * TILE_PX * TILE_PX)))
+    top = (height_px // TILE_PX - rows) // 2 * TILE_PX
+    band = canvas.read(0, top, columns * TILE_PX, rows * TILE_PX)
+    tiles = [
+        band[row * TILE_PX : (row + 1) * TILE_PX, column * TILE_PX : (column + 1) * TILE_PX].copy()
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        began, cpu = time.perf_counter(), time.process_time()
+        size = sum(pool.map(lambda tile: len(encode.tile(tile, quality=QUALITY, profile="ycc")), tiles))
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    factor = width_px * height_px * levels / (len(tiles) * TILE_PX**2)
+    scaled = {"encode_s": wall_s * factor, "encode_cpu_s": cpu_s * factor, "coded_bytes": size * factor}
+    return {name: round(value, 4) for name, value in scaled.items()} | {"factor": round(factor, 4)}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="limits", description=__doc__)
+    parser.add_argument("what", choices=("decode", "encode"))
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--mpp", type=float)
+    asked = parser.parse_args()
+    if asked.what == "decode":
+        said = decode(asked.path, threads=asked.threads, mpp_um=asked.mpp)
+    else:
+        said = encode_all(*asked.size, threads=asked.threads, levels=1 + 1 / 15)
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
