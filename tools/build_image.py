@@ -132,12 +132,14 @@ def build(engine: str, tag: str, folder: Path) -> str:
     unlabelled = "mimic-unlabelled"
     secrets = [f"--secret=id={path.name},src={path}" for path in write_secrets(folder)]
     _run(*_build_command(engine), *secrets, "-t", unlabelled, "-f", ROOT / "docker" / "Dockerfile", ROOT)
-    tools = versions(engine, unlabelled)
-    labels = {TOOLS_LABEL: json.dumps(tools), "org.opencontainers.image.version": tools["mimic"]}
-    (folder / "Dockerfile").write_text(f"FROM {unlabelled}\n")
-    arguments = [f"--label={name}={value}" for name, value in labels.items()]
-    _run(*_build_command(engine), *arguments, "-t", tag, "-f", folder / "Dockerfile", folder)
-    _run("buildah" if engine == "buildah" else engine, "rmi", unlabelled)
+    try:
+        tools = versions(engine, unlabelled)
+        labels = {TOOLS_LABEL: json.dumps(tools), "org.opencontainers.image.version": tools["mimic"]}
+        (folder / "Dockerfile").write_text(f"FROM {unlabelled}\n")
+        arguments = [f"--label={name}={value}" for name, value in labels.items()]
+        _run(*_build_command(engine), *arguments, "-t", tag, "-f", folder / "Dockerfile", folder)
+    finally:
+        _run(engine, "rmi", unlabelled)
     return labels[TOOLS_LABEL]
 
 
