@@ -9,13 +9,12 @@ import glob
 import os
 import signal
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimic import __version__, cli_edit, cli_options, cli_survey, settings
+from mimic import __version__, cli_batch, cli_edit, cli_options, cli_survey, settings
 from mimic.cli_edge import edge
 from mimic.cli_options import (
     CODEC,
@@ -34,6 +33,7 @@ from mimic.cli_options import (
     Grey,
     Icc,
     Image,
+    Jobs,
     Json,
     LogFile,
     Macro,
@@ -43,8 +43,13 @@ from mimic.cli_options import (
     Output,
     Passthrough,
     Quality,
+    Quiet,
     Ranges,
+    ReportDir,
+    ReportFile,
+    Resume,
     RgbJpeg,
+    Shard,
     Source,
     Square,
     TFrame,
@@ -52,10 +57,10 @@ from mimic.cli_options import (
     Verify,
     ZPlane,
 )
-from mimic.errors import MimicError, OutputError, UsageError, VerificationFailed
+from mimic.errors import MimicError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
-    from mimic.model import Options, Report
+    from mimic.model import Options
     from mimic.requests import Found
 
 EPILOG = "Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 unsupported, 5 tool missing, 6 tool failed, 7 output, \
@@ -117,10 +122,12 @@ def convert(
         Path | None, typer.Option("--scratch", help="Folder for large temporary files.", readable=False)
     ] = None,
     deadline: Annotated[float | None, typer.Option("--deadline", help="Seconds that a slide may take.")] = None,
-    report_file: Annotated[
-        Path | None, typer.Option("--report", help="JSON: FILE.json, or a folder for one a slide.", readable=False)
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    jobs: Jobs = None,
+    resume: Resume = False,
+    shard: Shard = None,
+    report_dir: ReportDir = None,
+    report_file: ReportFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
     log_file: LogFile = None,
 ) -> None:
@@ -131,7 +138,8 @@ def convert(
 
         options = requests.options(**cli_options.chosen(arguments))
         found = _found(inputs, output, options)
-        raise typer.Exit(_convert_all(found, report_file=report_file, as_json=as_json, quiet=quiet))
+        run = cli_batch.Run(jobs, resume, shard, report_file, report_dir, as_json, quiet)
+        raise typer.Exit(cli_batch.convert_all(found, run))
 
 
 def _found(inputs: list[str], output: Path | None, options: Options) -> Found:
@@ -152,36 +160,6 @@ def _expand(text: str) -> list[Path]:
         return [path]
     found = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     return [Path(match) for match in sorted(found)] or [path]
-
-
-def _convert_all(found: Found, *, report_file: Path | None, as_json: bool, quiet: bool) -> int:
-    """Convert, tell, and return the highest exit code; a report that cannot be written does not end the run."""
-    from mimic import executors, screen
-    from mimic import report as reports_
-
-    several = len(found.requests) + len(found.skipped) > 1
-    sink = reports_.Sink(report_file, several=several) if report_file is not None else None
-    done: list[Report] = []
-    worst = 0
-    with screen.Watcher(as_json=as_json, quiet=quiet) as watcher:
-        skipped = [executors.left_alone(path, reason) for path, reason in found.skipped]
-        for each in chain(skipped, executors.run(found.requests, settings.load(), watcher)):
-            watcher.clear()
-            done.append(each)
-            worst = max(worst, each.exit_code)
-            if as_json:
-                screen.event("report", report=reports_.plain(each))
-            else:
-                screen.report_lines(each)
-            if sink is not None:
-                try:
-                    sink.add(each)
-                except OutputError as error:
-                    screen.error(error)
-                    worst, sink = max(worst, error.exit_code), None
-    if several and not as_json:
-        screen.summary(done)
-    return worst
 
 
 @app.command(epilog=EPILOG)
@@ -294,6 +272,7 @@ def doctor(as_json: Json = False, log_file: LogFile = None) -> None:
 
 cli_survey.register(app, epilog=EPILOG)
 cli_edit.register(app, epilog=EPILOG)
+cli_batch.register(app, epilog=EPILOG)
 
 
 def main() -> None:

@@ -77,6 +77,22 @@ MergeScenes = Annotated[bool, typer.Option("--merge-scenes", help="Put a CZI's s
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Convert a damaged file: what is missing becomes white, and is counted.")
 ]
+Jobs = Annotated[
+    int | None, typer.Option("-j", "--jobs", help="Slides at a time, each in a process of its own.", min=1)
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Skip what is converted already, from the same input with the same options.")
+]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Convert only the i-th of n parts of all slides.", metavar="i/n")
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", help="JSON: FILE.json, or a folder for one a slide.", readable=False)
+]
+ReportDir = Annotated[
+    Path | None, typer.Option("--report-dir", help="A folder for a JSON report of each slide.", readable=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.", readable=False)]
 LABEL = typer.Option(
     "--label", help="keep, drop, redact (blank it), or a picture to take its place.", metavar="keep|drop|redact|FILE"
@@ -100,13 +116,14 @@ RENAMED = {
 }
 """Words of the command line that Options knows by names with units."""
 NOT_OPTIONS = ("inputs", "file", "output", "report_file", "quiet", "as_json", "log_file")
+OF_A_RUN = ("jobs", "resume", "shard", "report_dir")
 
 
 def chosen(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of Options that a command's arguments (its ``locals()``) ask for. Raises UsageError."""
     from mimic import views
 
-    words = {RENAMED.get(name, name): value for name, value in arguments.items() if name not in NOT_OPTIONS}
+    words = {RENAMED.get(name, name): value for name, value in arguments.items() if name not in NOT_OPTIONS + OF_A_RUN}
     parsers = {"channels": views.parse_channels, "colours": views.parse_colours, "z": views.parse_z}
     for name, parse in parsers.items():
         words[name] = None if words[name] is None else parse(words[name])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-from mimic import colour, icc, merge, passthrough, pictures, privacy, report, sources, staging
+from mimic import colour, icc, merge, passthrough, pictures, privacy, provenance, report, sources, staging
 from mimic.deadline import Deadline
 from mimic.job import Job, Watch
 from mimic.model import Options, Plan, Report, Request, Slide, Tool
@@ -18,23 +18,28 @@ from mimic.probe import probe
 from mimic.programs import bfclient
 from mimic.settings import Settings
 
+Claim = Callable[[tuple[Path, ...], tuple[Path, ...]], None]
+"""Called with the files that are read and the outputs that will be made, before one is; raises to stop it."""
 
-def convert(
-    request: Request, settings: Settings, watch: Watch = lambda _: None, *, taken: Mapping[Path, Path] | None = None
-) -> Report:
+
+def free(_files: tuple[Path, ...], _outputs: tuple[Path, ...]) -> None:
+    """The claim of a conversion that is the only one."""
+
+
+def convert(request: Request, settings: Settings, watch: Watch = lambda _: None, *, claim: Claim = free) -> Report:
     """Convert one input, every scan image of it, and report. Raises MimicError; then no output of it is left.
 
-    ``taken`` maps outputs that the same run has already made to their inputs: they are not replaced.
+    ``claim`` is how the conversions of one run keep out of each other's way.
     """
     with privacy.guarded(request) as guard, Deadline(request.options.deadline_s, request.input) as deadline:
-        return _convert(request, settings, watch, taken or {}, guard=guard, deadline=deadline)
+        return _convert(request, settings, watch, claim, guard=guard, deadline=deadline)
 
 
 def _convert(
     request: Request,
     settings: Settings,
     watch: Watch,
-    taken: Mapping[Path, Path],
+    claim: Claim,
     *,
     guard: privacy.Guard | None,
     deadline: Deadline,
@@ -43,8 +48,8 @@ def _convert(
     bfclient.expect(request.options.threads)
     slide = probe(request.input, settings, source=request.options.source)
     plans = plan_slide(slide, request, guard)
+    claim(slide.files, tuple(each.output for each in plans))
     for each in plans:
-        staging.refuse_taken(each.output, taken)
         staging.refuse_existing(each.output, overwrite=request.options.overwrite, inputs=slide.files)
     with closing(report.Digests(slide.files)) as digests, ExitStack() as places:
         folders = [places.enter_context(staging.staged(each.output)) for each in plans]
@@ -79,7 +84,7 @@ def plan_slide(slide: Slide, request: Request, guard: privacy.Guard | None = Non
     """
     options = request.options
     slide = merge.merged(slide) if options.merge_scenes else slide
-    threads = options.threads or _cores()
+    threads = options.threads or cores()
     if not options.deidentify:
         made = plan(slide, options, output=request.output, threads=threads, label_px=_label_px(options))
     else:
@@ -87,7 +92,7 @@ def plan_slide(slide: Slide, request: Request, guard: privacy.Guard | None = Non
         slide = guard.learn(slide)
         made = plan(slide, options, output=request.output, threads=threads, stem=privacy.alias(slide))
         made = tuple(privacy.told(each, guard, request) for each in made)
-    return tuple(_with_profile(each, request) for each in made)
+    return provenance.keyed(tuple(_with_profile(each, request) for each in made), request)
 
 
 def _label_px(options: Options) -> tuple[int, int] | None:
@@ -107,7 +112,7 @@ def _with_profile(plan: Plan, request: Request) -> Plan:
     return replace(plan, icc_profile=icc.neutral(plan.icc_profile)) if plan.deidentify else plan
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use: fewer than the machine's in a container or a batch job."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

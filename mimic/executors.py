@@ -1,14 +1,19 @@
-"""Many requests: one bad slide stops nothing."""
+"""Many requests: one bad slide stops nothing.
+
+``run_one`` is one slide as one task: all that a worker process, a queue or a cluster needs to call. ``run`` does many
+of them in this process, one after the other; pool.py does them in several.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from pathlib import Path
 
-from mimic import privacy, report
-from mimic.convert import convert
+from mimic import privacy, report, staging
+from mimic.convert import Claim, convert, free
 from mimic.errors import InternalError, MimicError
 from mimic.model import Progress, Report, Request
 from mimic.programs import bfclient
@@ -19,33 +24,73 @@ log = logging.getLogger(__name__)
 Watch = Callable[[Request, Progress], None]
 
 
-def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Iterator[Report]:
-    """A report for each request, in order, one after the other in this process.
+class LeftAlone(MimicError):
+    """No failure: the input was read as a part of another slide of the run."""
 
-    A file that an earlier slide of the run was read from is skipped: it is a companion, not a slide. An output that
-    the run has written itself is never replaced, whatever the options say.
+    exit_code = 0
+    http_status = 200
+
+
+class Claims:
+    """What the slides of a run have read and made so far.
+
+    A file that an earlier slide was read from is skipped: it is a companion, not a slide. An output that the run has
+    written itself is never replaced, whatever the options say.
     """
-    used: dict[Path, Path] = {}
-    made: dict[Path, Path] = {}
+
+    def __init__(self) -> None:
+        self._read: dict[Path, Path] = {}
+        self._made: dict[Path, Path] = {}
+
+    def owner(self, request: Request) -> str | None:
+        """Why the input is to be left alone, if it is."""
+        owner = self._read.get(request.input.absolute())
+        same = owner is None or owner == request.input  # a manifest may ask for two views of one slide
+        return None if same else f"belongs to {named(request, owner).name} and was read with it"
+
+    def check(self, request: Request, outputs: Iterable[Path]) -> None:
+        """Raises LeftAlone or OutputError when ``request`` may not go on."""
+        reason = self.owner(request)
+        if reason is not None:
+            raise LeftAlone(reason)
+        for output in outputs:
+            staging.refuse_taken(output, self._made)
+
+    def settle(self, request: Request, done: Report) -> None:
+        """Take note of what became of ``request``."""
+        self._read |= {Path(name).absolute(): request.input for name in done.input_sha256}
+        self._made |= {output.absolute(): named(request) for output in done.outputs}
+
+
+def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Generator[tuple[Request, Report]]:
+    """A report for each request, in order, one after the other in this process."""
+    claims = Claims()
     try:
         for request in requests:
-            owner = used.get(request.input.absolute())
-            if owner is not None:
-                yield left_alone(_named(request), f"belongs to {_named(request, owner).name} and was read with it")
+            reason = claims.owner(request)
+            if reason is not None:
+                yield request, left_alone(named(request), reason)
                 continue
-            done = _attempt(request, settings, watch, made)
-            used |= {Path(name): request.input for name in done.input_sha256}
-            made |= {output.absolute(): _named(request) for output in done.outputs}
-            yield done
+            done = run_one(request, settings, watch, partial(_claim, claims, request))
+            claims.settle(request, done)
+            yield request, done
     finally:
         bfclient.shutdown()
 
 
-def _attempt(request: Request, settings: Settings, watch: Watch, made: dict[Path, Path]) -> Report:
+def _claim(claims: Claims, request: Request, _: tuple[Path, ...], outputs: tuple[Path, ...]) -> None:
+    claims.check(request, outputs)
+
+
+def run_one(
+    request: Request, settings: Settings, watch: Watch = lambda _request, _progress: None, claim: Claim = free
+) -> Report:
     """``convert`` with every failure turned into a report: the edge, where one slide's bug must not stop the rest."""
     started = time.monotonic()
     try:
-        return convert(request, settings, lambda progress: watch(request, progress), taken=made)
+        return convert(request, settings, lambda progress: watch(request, progress), claim=claim)
+    except LeftAlone as alone:
+        return left_alone(named(request), alone.message)
     except MimicError as error:
         return failed(request, error, time.monotonic() - started)
     except BrokenPipeError:  # of the watcher: nobody listens any more
@@ -58,7 +103,7 @@ def _attempt(request: Request, settings: Settings, watch: Watch, made: dict[Path
         return failed(request, bug, time.monotonic() - started)
 
 
-def _named(request: Request, path: Path | None = None) -> Path:
+def named(request: Request, path: Path | None = None) -> Path:
     """What a report calls the input, or another file of the run: nothing, where names may not get out."""
     return Path(privacy.UNNAMED) if request.options.deidentify else path or request.input
 
@@ -67,7 +112,7 @@ def failed(request: Request, error: MimicError, seconds_s: float) -> Report:
     """The report of a failure."""
     log.info("%s", error)
     seconds_s, code = round(seconds_s, 3), error.exit_code
-    return Report(report.SCHEMA, "failed", _named(request), seconds_s=seconds_s, error=str(error), exit_code=code)
+    return Report(report.SCHEMA, "failed", named(request), seconds_s=seconds_s, error=str(error), exit_code=code)
 
 
 def left_alone(path: Path, reason: str | MimicError) -> Report:

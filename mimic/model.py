@@ -23,8 +23,7 @@ LabelWish = Literal["keep", "drop", "redact", "file"]
 MacroWish = Literal["keep", "drop", "crop-label"]
 """What becomes of the macro: "crop-label" cuts off the side on which the label is."""
 Passthrough = Literal["auto", "never", "require"]
-Colour = tuple[int, int, int]
-"""Red, green, blue, 0 to 255."""
+Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
 Profile = Literal["ycc", "rgb"]
 """JPEG colour profile: "ycc" is YCbCr 4:2:0 with self-contained tiles, "rgb" is RGB 4:4:4 with JPEGTables."""
 
@@ -244,7 +243,7 @@ class Plan:
 
     ``levels`` are the output's, largest first, sizes floor(W/f) x floor(H/f). ``thumbnail_px`` is (width, height).
     ``coded`` is set when compressed tiles are copied; the first ``copied_levels`` levels then are the source's own.
-    ``scratch_bytes`` is the room estimated for everything that is written before the output gets its name.
+    ``scratch_bytes`` is the room estimated for all that is written before it gets its name; ``key``: provenance.py.
     """
 
     slide: Slide
@@ -272,6 +271,7 @@ class Plan:
     icc_profile: bytes | None = None
     deidentify: bool = False
     allow_missing: bool = False
+    key: str | None = None
 
     @property
     def image(self) -> Image:

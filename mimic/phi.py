@@ -44,6 +44,7 @@ SAFE_SVS_KEYS = frozenset(
         ),
         *("exposure time", "exposure scale", "gamma", "converter", "source format", "mpp source", "appmag source"),
         *("objective power", "deidentified", "rendering", "icc profile", "pixels", "missing tiles"),
+        "converter key",
     )
 )
 """Pairs of an Aperio description that tell about pixels only; every other one may tell about people or the device."""

@@ -28,7 +28,11 @@ UNNAMED = "a slide that is to be de-identified"
 
 def alias(slide: Slide) -> str:
     """A name for a slide that tells nothing, and is the same for the same bytes. Raises BadInput."""
-    path = next((file for file in (slide.path, *slide.files) if file.is_file()), slide.path)
+    return alias_of(next((file for file in (slide.path, *slide.files) if file.is_file()), slide.path))
+
+
+def alias_of(path: Path) -> str:
+    """The name for the slide whose first file is ``path``. Raises BadInput."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

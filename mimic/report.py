@@ -83,32 +83,36 @@ def write(value: object, path: Path) -> None:
 class Sink:
     """Where the reports of a run go: FILE.json holds one, or a list of several; a folder gets a file for each."""
 
-    def __init__(self, target: Path, *, several: bool) -> None:
-        """Raises UsageError when ``target`` cannot be that: better now than after hours of work."""
+    def __init__(self, target: Path, *, several: bool, names: Iterable[str] = ()) -> None:
+        """``names`` are those of all inputs, by which ``add`` counts. Raises UsageError when ``target`` cannot be that:
+        better now than after hours of work."""
         self._target, self._several = target, several
         self._done: list[Report] = []
         self._names: set[str] = set()
+        self._planned = [self._name(name) for name in names]
         self._file = target.suffix.lower() == ".json" and not target.is_dir()
         try:
             (target.parent if self._file else target).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot be a place for reports ({error.strerror})", target, "Name another") from error
 
-    def add(self, report: Report) -> None:
-        """Write the report, and so keep what is done when the run is interrupted later. Raises OutputError."""
+    def add(self, report: Report, index: int | None = None) -> None:
+        """Write the report of the input with that ``index``, or of another, and so keep what is done when the run is
+        interrupted later. Raises OutputError."""
         self._done.append(report)
         if self._file:
             write(self._done if self._several else report, self._target)
         else:
-            write(report, self._target / self._name(report.input))
+            name = self._name(report.input.name) if index is None else self._planned[index]
+            write(report, self._target / name)
 
-    def _name(self, path: Path) -> str:
+    def _name(self, name: str) -> str:
         """The input's name, cut to what a file system takes, and numbered where two folders have the same."""
-        stem = path.name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
+        stem = name.encode("utf-8", "surrogateescape")[:200].decode("utf-8", "ignore")
         numbers = ("" if number == 1 else f"-{number}" for number in itertools.count(1))
-        name = next(name for number in numbers if (name := f"{stem}{number}.json").casefold() not in self._names)
-        self._names.add(name.casefold())
-        return name
+        free = next(free for number in numbers if (free := f"{stem}{number}.json").casefold() not in self._names)
+        self._names.add(free.casefold())
+        return free
 
 
 def libraries() -> tuple[Tool, ...]:

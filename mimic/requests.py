@@ -39,13 +39,16 @@ def options(**fields: Any) -> Options:
     return Options(**fields)
 
 
-def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Found:
+def expand(
+    paths: Iterable[Path], output: Path | None, options: Options, detector: sets.Detector | None = None
+) -> Found:
     """A Request for every slide: a file as it is, a folder with all slides below it.
 
     Of the files of a slide of several only one is a slide, whichever was named; the rest belong to it. Raises
-    UsageError when several slides would go into one file, BadInput for a folder that cannot be read.
+    UsageError when several slides would go into one file, BadInput for a folder that cannot be read. ``detector``
+    remembers folders that were looked at before.
     """
-    detector = sets.Detector()
+    detector = detector or sets.Detector()
     found: dict[Path, Request] = {}
     skipped: dict[Path, str | MimicError] = {}
     for path, place, reason in _places(paths, output, detector):
@@ -61,7 +64,7 @@ def expand(paths: Iterable[Path], output: Path | None, options: Options) -> Foun
     requests = list(found.values())
     if output is not None and is_file_name(output) and len(requests) > 1:
         raise UsageError(f"{len(requests)} slides cannot go into the one file {output}", remedy="Give a folder with -o")
-    return Found(tuple(_distinct(requests, detector)), tuple(skipped.items()))
+    return Found(distinct(requests, detector), tuple(skipped.items()))
 
 
 def _place(slide: sets.SlideSet | None, place: Path | None, detector: sets.Detector) -> Path | None:
@@ -129,7 +132,7 @@ def _home(file: Path, folder: Path, detector: sets.Detector) -> Path:
     return home.relative_to(folder) if home.is_relative_to(folder) else Path()
 
 
-def _distinct(requests: list[Request], detector: sets.Detector) -> list[Request]:
+def distinct(requests: list[Request], detector: sets.Detector) -> tuple[Request, ...]:
     """a.czi and a.ndpi in one folder: the first becomes a.svs, the second a.ndpi.svs."""
     taken: set[tuple[Path, str]] = set()
     result = []
@@ -145,4 +148,4 @@ def _distinct(requests: list[Request], detector: sets.Detector) -> list[Request]
         clash = key in taken
         taken.add(key)
         result.append(replace(request, output=folder / f"{named.name}.svs") if clash else request)
-    return result
+    return tuple(result)

@@ -42,6 +42,11 @@ def error(failure: MimicError | str) -> None:
     err.print(f"[bold red]mimic:[/] {escape(shown(str(failure)))}")
 
 
+def note(said: str) -> None:
+    """A line about progress, on stderr."""
+    err.print(escape(shown(said)))
+
+
 def event(name: str, **fields: object) -> None:
     """One JSON line on stdout."""
     text(json.dumps({"event": name, **fields}, ensure_ascii=False))
@@ -92,7 +97,7 @@ class Watcher:
             return
         if fresh:
             self.clear()
-            name = f"{escape(shown(_called(request).name))[:40]}: {step.stage}"
+            name = f"{escape(shown(called(request).name))[:40]}: {step.stage}"
             self._task = self._bar.add_task(name, total=step.total_px / 1e6)
         if self._task is not None:
             self._bar.update(self._task, completed=step.done_px / 1e6)
@@ -103,7 +108,7 @@ class Watcher:
         if self._json:
             event(
                 "progress",
-                input=str(_called(request)),
+                input=str(called(request)),
                 stage=step.stage,
                 done_px=step.done_px,
                 total_px=step.total_px,
@@ -112,7 +117,11 @@ class Watcher:
             return
         done = step.done_px / max(step.total_px, 1)
         rest = f", {speed:.0f} Mpx/s, {seconds / done - seconds:.0f} s left" if speed and 0 < done < 1 else ""
-        err.print(f"{escape(shown(_called(request).name))}: {step.stage} {done:.0%}{rest}")
+        err.print(f"{escape(shown(called(request).name))}: {step.stage} {done:.0%}{rest}")
+
+    def done(self, _request: Request | None) -> None:
+        """A slide is done."""
+        self.clear()
 
     def clear(self) -> None:
         """Take the bar of a finished stage away."""
@@ -121,7 +130,7 @@ class Watcher:
             self._task = None
 
 
-def _called(request: Request) -> Path:
+def called(request: Request) -> Path:
     """What progress calls the input: nothing of its name, where that may not get out."""
     return Path("slide") if request.options.deidentify else request.input
 

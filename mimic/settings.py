@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ class Settings:
     path: str = os.defpath
     system_root: str | None = None
     bioformats2raw: Path | None = None
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    """Of another process of mimic: ours, with ``temporary`` for its temporary files and our way to find modules."""
+    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    return {**os.environ, **places, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
 def load() -> Settings:

@@ -19,7 +19,7 @@ DEIDENTIFIED_KEYS = frozenset(
     (
         *("AppMag", "MPP", "OriginalWidth", "Originalheight", "ICC Profile", "Converter", "Rendering"),
         *("Source Format", "MPP Source", "AppMag Source", "Objective Power", "Deidentified"),
-        *("Pixels", "Missing Tiles"),
+        *("Pixels", "Missing Tiles", "Converter Key"),
     )
 )
 """All pairs that the description of a de-identified slide may have: none tells of people, devices or days."""
@@ -73,6 +73,7 @@ def _pairs(plan: Plan, version: str) -> tuple[tuple[str, str], ...]:
         "MPP Source": _origin(plan.scale),
         "AppMag Source": _origin(plan.objective),
         "Objective Power": f"{plan.objective.power:g}" if plan.objective and plan.objective.power != appmag else None,
+        "Converter Key": plan.key,
         "Deidentified": f"by mimic {version}" if plan.deidentify else None,
     }
     if plan.deidentify:

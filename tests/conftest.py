@@ -29,6 +29,10 @@ HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkse
 """Live until the interpreter ends, by design."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", default="5", help="How many workers tests/test_workers.py kills at random.")
+
+
 def absent(what: str) -> NoReturn:
     """Something outside mimic is not there: a skip at a desk, a failure where MIMIC_REQUIRE_TOOLS=1 (CI)."""
     if os.environ.get("MIMIC_REQUIRE_TOOLS") == "1":

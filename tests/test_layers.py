@@ -12,15 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent / "mimic"
 
 ROWS = """
     __main__
-    cli cli_edge cli_options cli_edit cli_survey screen screen_info screen_survey
+    cli cli_edge cli_options cli_edit cli_survey cli_batch screen screen_info screen_survey screen_batch
     service
-    executors requests doctor reveal survey survey_plot survey_page
+    executors worker pool requests manifest resume doctor reveal survey survey_plot survey_page
     convert
     job
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
-        chunks structure edit editdraft edittext ifds tiffedit disk report staging
+        chunks structure provenance edit editdraft edittext ifds tiffedit disk report staging
     deadline description geometry naming pictures phi icc tifffields jpegheads memory
     programs
     leftovers
@@ -31,6 +31,12 @@ ROWS = """
 SIDEWAYS = {
     ("cli", "cli_edge"): "every command has the same edge",
     ("cli", "cli_options"): "what a command's options are",
+    ("cli", "cli_batch"): "a command is put on the app, and what a run is",
+    ("cli_batch", "cli_edge"): "every command has the same edge",
+    ("cli_batch", "cli_options"): "what a command's options are",
+    ("cli_batch", "screen"): "what comes out of a command is shown",
+    ("cli_batch", "screen_batch"): "what comes out of a command is shown",
+    ("screen_batch", "screen"): "one place prints",
     ("cli", "cli_edit"): "a command is put on the app",
     ("cli", "cli_survey"): "a command is put on the app",
     ("cli_edit", "cli_edge"): "every command has the same edge",
@@ -43,6 +49,10 @@ SIDEWAYS = {
     ("cli_survey", "screen_survey"): "what comes out of a command is shown",
     ("screen_info", "screen"): "one place prints",
     ("screen_survey", "screen"): "one place prints",
+    ("manifest", "requests"): "a line stands for a slide as a word on the command line does",
+    ("provenance", "sets"): "a slide is all of its files",
+    ("pool", "executors"): "what one slide of many is",
+    ("worker", "executors"): "what one slide of many is",
     ("survey_page", "survey"): "a survey as a page",
     ("survey_page", "survey_plot"): "the plot on the page",
     ("survey_plot", "survey"): "rows as marks",
@@ -155,8 +165,8 @@ DOORS = {
     "subprocess": {"programs.run", "programs.bfclient"},
     "jpype": {"programs.bfserver", "programs.bfreaders"},
     "pyvips": {"sources.vips"},
-    "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey"},
-    "rich": {"screen", "screen_info", "screen_survey"},
+    "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey", "cli_batch"},
+    "rich": {"screen", "screen_info", "screen_survey", "screen_batch"},
     "openslide": {"verify", "edit", "copyproof"},
     "distributed": set[str](),
 }

@@ -26,6 +26,9 @@ LINE_MAX_BYTES = 1 << 20
 GRACE_S = 0.5
 """Between asking a group to end and killing it: bfconvert has nothing worth saving."""
 
+PIPE = subprocess.PIPE
+Process = subprocess.Popen[bytes]
+
 log = logging.getLogger(__name__)
 
 
@@ -100,6 +103,10 @@ def kill_group(number: int) -> None:
     if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(number, signal.SIGKILL)
+            ends = time.monotonic() + GRACE_S
+            while time.monotonic() < ends:
+                os.killpg(number, 0)
+                time.sleep(0.01)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
