@@ -414,8 +414,14 @@ def test_a_name_that_is_no_text(sample_czi: Path, tmp_path: Path) -> None:
         shutil.copy(sample_czi, path)
     except OSError:
         pytest.skip("this file system takes no such name")
+    slide = probe(path)
+    assert slide.path == path and slide.files == (path,)
+    with reader(slide) as found, reader(probe(sample_czi)) as plain:
+        box = Box(1000, 1000, 64, 64)
+        assert np.array_equal(found.read(box), plain.read(box))
+    path.rename(tmp_path / os.fsdecode(b"\xff\xfe.vsi"))
     with pytest.raises(BadInput, match="UTF-8"):
-        probe(path)
+        probe(tmp_path / os.fsdecode(b"\xff\xfe.vsi"))
 
 
 def test_memo_files_are_neither_read_nor_written(sample_czi: Path, tmp_path: Path) -> None:

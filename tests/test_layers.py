@@ -20,7 +20,7 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
-        chunks structure provenance edit editdraft edittext ifds tiffedit disk report staging
+        chunks darkblocks structure provenance edit editdraft edittext ifds tiffedit disk report staging
     deadline description geometry naming pictures phi icc tifffields jpegheads memory
     programs
     leftovers
@@ -61,6 +61,9 @@ SIDEWAYS = {
     ("coding", "structure"): "the containers' own directories",
     ("jpegquality", "jpegs"): "a JPEG's segments",
     ("sources", "jpegquality"): "the quality of a tile's tables",
+    ("darkblocks", "mosaic"): "how much of a block must be black",
+    ("darkblocks", "structure"): "where a CZI's blocks are",
+    ("sources", "darkblocks"): "a block that came back black is looked up in the file",
     ("copyproof", "passthrough"): "the proof of what it wrote",
     ("copying", "jpegs"): "the numbers of codecs and colours",
     ("dicomfile", "structure"): "bounded reading of a file's bytes",

@@ -63,14 +63,17 @@ def four_channel_czi(
     compression: str = "uncompressed:",
     hidden: Collection[int] = (),
     gammas: Mapping[int, float] | None = None,
+    dark: bool = False,
 ) -> Raw:
     """A mosaic of 2 x 2 blocks in each of four 16-bit channels, with names and, if asked for, display settings.
 
-    Channels in ``hidden`` are switched off; ``gammas`` by channel are put where ZEN has them, as pylibCZIrw knows none.
+    Channels in ``hidden`` are switched off; with ``dark`` the first block of the first holds zeros; ``gammas`` by
+    channel are put where ZEN has them, as pylibCZIrw knows none.
     """
     from pylibCZIrw import czi
 
     samples = stains()
+    samples[0, :BLOCK_PX, :BLOCK_PX] *= not dark
     settings = {
         index: czi.ChannelDisplaySettingsDataClass(
             index not in hidden, czi.TintingMode.Color, czi.Rgb8Color(*colour), *span

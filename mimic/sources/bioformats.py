@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic import ome, scenes, structure
+from mimic import darkblocks, ome, scenes, structure
 from mimic.errors import BadInput, InternalError, MimicError, ToolFailed, Unsupported
 from mimic.model import Box, Channel, Image, Level, Pixels, Rendering, Role, Scale, Slide, Tool
 from mimic.programs import bfclient, jvm
@@ -188,6 +188,7 @@ class Planes:
         self._closed = False
         czi = structure.check(slide.path).czi
         self._mosaic = scenes.mosaic_of(slide, image, czi) if czi is not None and image.rgb else None
+        self._dark = darkblocks.of(slide, image, czi) if czi is not None and not image.rgb else None
         self._server = bfclient.server(settings, threads)
         self._handle, self._core = self._server.open(slide.path, image.index)
         try:
@@ -219,13 +220,20 @@ class Planes:
 
         Raises BadInput where the source is damaged.
         """
+        where = z, c, t
+        samples = self._plane(box, where, level)
+        if self._dark is not None and not level:
+            self._dark.check(box, where, samples, read=lambda block: self._plane(block, where, level))
+        return samples
+
+    def _plane(self, box: Box, plane: tuple[int, int, int], level: int) -> Samples:
         if box.width_px <= self._box[0] and box.height_px <= self._box[1]:
-            return self._part(box, (z, c, t), level)
+            return self._part(box, plane, level)
         parts = grid(Level(box.width_px, box.height_px), self._box)
         whole: Samples | None = None
         for part in parts:
             place = Box(box.x_px + part.x_px, box.y_px + part.y_px, part.width_px, part.height_px)
-            found = self._part(place, (z, c, t), level)
+            found = self._part(place, plane, level)
             if whole is None:
                 whole = np.empty((box.height_px, box.width_px, found.shape[2]), found.dtype)
             rows = slice(part.y_px, part.y_px + part.height_px)

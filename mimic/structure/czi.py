@@ -132,16 +132,34 @@ def _check_subblock(source: Input, index: int, subblock: Subblock) -> int:
     if subblock.part:
         raise source.damaged(f"{what} lies in part {subblock.part} of a CZI that was split")
     data, used = _segment(source, subblock.position, b"ZISRAWSUBBLOCK", what)
-    metadata, attachment, pixels = source.unpack("<iiq", data, what)
-    # an entry of the directory is repeated in its subblock, whose head is 256 bytes or what that entry takes
-    head = max(256, 16 + 32 + 20 * source.unpack("<i", data + 16 + 28, what)[0])
-    if min(metadata, attachment, pixels) < 0 or head + metadata + pixels + attachment > used:
-        raise source.damaged(f"{what} claims {pixels} bytes of pixels in a segment of {used}")
+    _, pixels = _pixels(source, data, used, what)
     if pixels and subblock.compression == UNCOMPRESSED and subblock.pixel_type in PIXEL_BYTES:
         expected = subblock.stored_width_px * subblock.stored_height_px * PIXEL_BYTES[subblock.pixel_type]
         if pixels < expected:
             raise source.damaged(f"{what} has {pixels} bytes of pixels where its size takes {expected}")
     return int(not pixels)
+
+
+def _pixels(source: Input, data: int, used: int, what: str) -> tuple[int, int]:
+    """Position and length of the pixels of a subblock whose segment has ``used`` bytes at ``data``."""
+    metadata, attachment, pixels = source.unpack("<iiq", data, what)
+    # an entry of the directory is repeated in its subblock, whose head is 256 bytes or what that entry takes
+    head = max(256, 16 + 32 + 20 * source.unpack("<i", data + 16 + 28, what)[0])
+    if min(metadata, attachment, pixels) < 0 or head + metadata + pixels + attachment > used:
+        raise source.damaged(f"{what} claims {pixels} bytes of pixels in a segment of {used}")
+    return data + head + metadata, pixels
+
+
+def subblocks(source: Input) -> list[Subblock]:
+    """Every subblock of a file that ``check`` found whole, those of its pyramid too, in the directory's order."""
+    _segment(source, 0, b"ZISRAWFILE", "the file header")
+    return _directory(source, source.unpack("<q", 32 + 52, "the file header")[0])
+
+
+def payload(source: Input, subblock: Subblock) -> bytes:
+    """The pixels of a subblock as the file holds them. Raises BadInput where the file is not what it was."""
+    what = f"the subblock at x={subblock.x_px}, y={subblock.y_px}"
+    return source.at(*_pixels(source, *_segment(source, subblock.position, b"ZISRAWSUBBLOCK", what), what), what)
 
 
 def _metadata(source: Input, position: int) -> bytes:
