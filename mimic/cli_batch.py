@@ -136,7 +136,7 @@ def _with_threads(found: Found, run: Run) -> Found:
     """Cores are divided among the slides that are converted beside each other."""
     if run.jobs is None:
         return found
-    from mimic.convert import cores
+    from mimic.programs.run import cores
 
     threads = max(1, cores() // max(1, min(run.jobs, len(found.requests))))
     shared = (replace(each.options, threads=each.options.threads or threads) for each in found.requests)

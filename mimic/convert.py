@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -16,6 +15,7 @@ from mimic.model import Options, Plan, Report, Request, Slide, Tool
 from mimic.plan import plan
 from mimic.probe import probe
 from mimic.programs import bfclient
+from mimic.programs.run import cores
 from mimic.settings import Settings
 
 Claim = Callable[[tuple[Path, ...], tuple[Path, ...]], None]
@@ -110,10 +110,3 @@ def _with_profile(plan: Plan, request: Request) -> Plan:
     if request.options.icc == "srgb":
         return replace(plan, icc_profile=colour.srgb_profile())
     return replace(plan, icc_profile=icc.neutral(plan.icc_profile)) if plan.deidentify else plan
-
-
-def cores() -> int:
-    """Cores that this process may use: fewer than the machine's in a container or a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
