@@ -56,7 +56,9 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of text."
 LogFile = Annotated[
     Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE", readable=False)
 ]
-Source = Annotated[str | None, typer.Option("--source", help="zarr, vips, bioformats, bfconvert or bioformats2raw.")]
+Source = Annotated[
+    str | None, typer.Option("--source", help="zarr, vips, czi, bioformats, bfconvert or bioformats2raw.")
+]
 Image = Annotated[int | None, typer.Option("--image", help="Convert this image only (see 'mimic info').")]
 Mpp = Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel; replaces the file's own.")]
 AppMag = Annotated[float | None, typer.Option("--appmag", help="Objective power; replaces the file's own.")]

@@ -68,7 +68,9 @@ def merged(slide: Slide) -> Slide:
     scans = slide.scans()
     if len(scans) < 2:
         return slide
-    czi = structure.check(slide.path).czi if slide.source == "bioformats" else None  # a Zarr's path is a folder
+    czi = (
+        structure.check(slide.path).czi if slide.source in ("bioformats", "czi") else None
+    )  # a Zarr's path is a folder
     if czi is None:
         message = f"its {len(scans)} scans cannot be merged: the format does not tell where they lie"
         raise Unsupported(message, slide.path, "Leave --merge-scenes out: each then becomes a file of its own")

@@ -11,9 +11,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PureWindowsPath
-from stat import S_ISREG
 
 from mimic.errors import BadInput, MimicError
 from mimic.structure import DicomFacts
@@ -27,8 +25,6 @@ OIF_FOLDER = ".oif.files"
 MAX_INDEX_BYTES = 16 << 20
 """Index files are texts of some kB; a companion.ome of many planes has some MB."""
 MAX_FILES = 1_000_000
-MAX_HEADS = 20_000
-"""DICOM headers kept, of about a kB each."""
 TIFF_SUFFIXES = frozenset((".tif", ".tiff", ".btf", ".tf2", ".tf8"))
 REMEDY = "Copy the slide again with all files that belong to it, in the same places"
 
@@ -245,16 +241,8 @@ def dicom_set(heads: Mapping[Path, DicomFacts]) -> SlideSet:
 
 def _dicom_head(path: Path) -> DicomFacts | None:
     try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return _head_as_of(path, stat.st_size, stat.st_mtime_ns) if S_ISREG(stat.st_mode) else None
-
-
-@lru_cache(MAX_HEADS)
-def _head_as_of(path: Path, _size_bytes: int, _changed_ns: int) -> DicomFacts | None:
-    """Remembered for as long as the file is the same: every slide of a flat folder asks for the heads of all."""
-    try:
+        if not path.is_file():
+            return None
         with Input(path) as source:
             bare = path.suffix.lower() in (".dcm", ".dicom") and dicom_file.is_bare(source)
             return dicom_file.head(source) if bare or source.upto(128, 4) == b"DICM" else None

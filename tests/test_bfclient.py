@@ -23,7 +23,7 @@ import pytest
 import tifffile
 
 from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing, Unsupported
-from mimic.programs import bfclient, jvm
+from mimic.programs import bfclient, jvm, shm
 from mimic.programs.bfclient import Server, SharedBlock
 from mimic.settings import Settings, load
 from tests.conftest import program
@@ -41,7 +41,7 @@ def _ended() -> Iterator[None]:
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A temporary folder of our own, for children and shared memory that nobody else has; all ended after the test."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(bfclient, "SHM", tmp_path / "shm")
+    monkeypatch.setattr(shm, "SHM", tmp_path / "shm")
     monkeypatch.setattr(bfclient, "_running", [])
     (tmp_path / "shm").mkdir()
     yield tmp_path
@@ -537,7 +537,7 @@ def test_formats_that_invent_pictures_are_refused(tmp_path: Path, sample_czi: Pa
 
 
 def test_memory_elsewhere_when_there_is_no_shm(own: Path, monkeypatch: pytest.MonkeyPatch, sample_czi: Path) -> None:
-    monkeypatch.setattr(bfclient, "SHM", own / "absent")
+    monkeypatch.setattr(shm, "SHM", own / "absent")
     server = bfclient.server(load())
     handle, _ = server.open(sample_czi, 0)
     shared = SharedBlock(server, handle, slots=1, slot_bytes=64 * 64 * 3)
@@ -561,10 +561,10 @@ def test_memory_elsewhere_when_shm_is_full(own: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "posix_fallocate", reserve)
     if full == 2:
         with pytest.raises(ToolFailed, match="1 MiB of shared memory") as caught:
-            bfclient._reserve(1 << 20)
+            shm.reserve(1 << 20)
         assert caught.value.remedy
         return
-    path, descriptor = bfclient._reserve(1 << 20)
+    path, descriptor = shm.reserve(1 << 20)
     assert path.parent == own and path.stat().st_size == 1 << 20
     os.close(descriptor)
     path.unlink()

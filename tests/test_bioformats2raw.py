@@ -394,7 +394,7 @@ def test_missing_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_it_is_used_by_name_only(spoof: Spoof, tmp_path: Path) -> None:
-    assert not source.claims(SAMPLE_CZI) and sources.choose(SAMPLE_CZI) == "bioformats"
+    assert not source.claims(SAMPLE_CZI) and sources.choose(SAMPLE_CZI) == "czi"
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / ".zgroup").write_text("{}")
     with pytest.raises(Unsupported, match="folder"):

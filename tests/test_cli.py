@@ -130,7 +130,7 @@ def test_usage(argv: tuple[str, ...]) -> None:
         (("--appmag", "-20"), "--appmag -20"),
         (("--threads", "0"), "0 threads"),
         (("--image", "7"), "no image 7"),
-        (("--source", "magic"), "vips, bioformats, bfconvert"),
+        (("--source", "magic"), "vips, czi, bioformats, bfconvert"),
         (("-o", "out.tif"), "out.tif"),
     ],
 )
@@ -236,7 +236,8 @@ def test_json_events(slides: Path, tmp_path: Path) -> None:
 
 
 def test_report_has_everything(tmp_path: Path) -> None:
-    done = mimic("convert", SAMPLE_CZI, "-o", tmp_path / "x.svs", "--report", tmp_path / "r.json", "--quiet")
+    words = ("convert", SAMPLE_CZI, "-o", tmp_path / "x.svs", "--source", "bioformats")
+    done = mimic(*words, "--report", tmp_path / "r.json", "--quiet")
     assert done.code == 0 and done.err == ""
     told = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert told["schema"] == 1 and told["status"] == "converted" and told["exit_code"] == 0
@@ -424,7 +425,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["MIMIC_JAVA", "MIMIC_BIOFORMATS"])
 def test_missing_tool(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(name, str(tmp_path / "none"))
-    done = mimic("convert", SAMPLE_CZI, "-o", tmp_path)
+    done = mimic("convert", SAMPLE_CZI, "-o", tmp_path, "--source", "bioformats")
     assert done.code == 5 and name in done.message and files(tmp_path) == {}
 
 

@@ -44,7 +44,7 @@ def test_facts_on_the_screen(sample_czi: Path) -> None:
     text = told(sample_czi)
     for words in (
         "Zeiss CZI",
-        "read by bioformats",
+        "read by czi",
         "3072 x 2304 px",
         "0.22 x 0.22 um/px",
         "PhysicalSizeX",

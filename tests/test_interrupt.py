@@ -247,7 +247,7 @@ def large_czi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_jvm_killed_while_it_starts(start: Callable[..., Running]) -> None:
-    running = start(SAMPLE_CZI)
+    running = start(SAMPLE_CZI, "--source", "bioformats")
     running.until_child()
     for child in running.children:
         child.kill()
@@ -261,6 +261,7 @@ def test_jvm_killed_at_work(large_czi: Path, tmp_path: Path) -> None:
     """The system's out-of-memory killer does that. The next slide gets a JVM of its own."""
     (tmp_path / "out").mkdir()
     words = [sys.executable, "-m", "mimic", "convert", large_czi, SAMPLE_CZI, "-o", "out", "--json"]
+    words += ["--source", "bioformats"]
     process = subprocess.Popen(
         [*words, "--report", "r.json"],
         env=environment(tmp_path / "tmp"),

@@ -20,7 +20,8 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
-        chunks darkblocks structure provenance edit editdraft edittext ifds tiffedit disk report staging
+        chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit disk \
+        report staging
     deadline description geometry naming pictures phi icc tifffields jpegheads memory
     programs
     leftovers
@@ -74,6 +75,12 @@ SIDEWAYS = {
     ("sources", "structure"): "a damaged file is refused before a decoder paints it black",
     ("sources", "ome"): "Bio-Formats tells its facts as OME-XML",
     ("sources", "scenes"): "Bio-Formats' sizes are compared with the CZI's own",
+    ("sources", "czilayout"): "where a CZI's blocks lie",
+    ("czilayout", "structure"): "a CZI's own directory",
+    ("sources", "czislide"): "facts of a CZI, told without Java",
+    ("czislide", "ome"): "what is to be believed of a CZI's XML is decided in one place",
+    ("czislide", "omexml"): "the schema that ome reads",
+    ("czislide", "structure"): "a CZI's own directory and XML",
     ("sources", "mosaic"): "what no block of a CZI covers is white",
     ("sources", "render"): "samples are arranged as rendering wants them",
     ("sources", "ngff"): "what an OME-Zarr says of itself",
@@ -144,6 +151,7 @@ PURE = (
     "ome",
     "omexml",
     "mosaic",
+    "czilayout",
     "scenes",
     "samples",
     "wording",
@@ -165,7 +173,7 @@ IMPURE = frozenset(
     )
 )
 DOORS = {
-    "subprocess": {"programs.run", "programs.bfclient"},
+    "subprocess": {"programs.run", "programs.bfclient", "programs.jxr"},
     "jpype": {"programs.bfserver", "programs.bfreaders"},
     "pyvips": {"sources.vips"},
     "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey", "cli_batch"},

@@ -57,7 +57,7 @@ def test_the_plan_is_what_is_done(tmp_path: Path) -> None:
 
 def test_a_microscope_s_file(tmp_path: Path) -> None:
     slide = mimic.probe(SAMPLE_CZI)
-    assert (slide.format, slide.source) == ("Zeiss CZI", "bioformats")
+    assert (slide.format, slide.source) == ("Zeiss CZI", "czi")
     report = mimic.convert(SAMPLE_CZI, tmp_path / "x.svs", label="drop")
     with openslide.OpenSlide(tmp_path / "x.svs") as written:
         assert written.dimensions == (3072, 2304) and "label" not in written.associated_images
@@ -185,7 +185,7 @@ print(*report.outputs)
 def test_script_that_dies_leaves_no_process(tmp_path: Path) -> None:
     code = """
 import sys, mimic
-mimic.probe(sys.argv[1])
+mimic.probe(sys.argv[1], source="bioformats")
 import psutil
 print(psutil.Process().children()[0].pid, flush=True)
 raise KeyError("of the script's own")

@@ -75,7 +75,7 @@ def test_an_ordinary_picture_needs_no_jvm(sample: Callable[[str], Sample]) -> No
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("png", "vips"), ("png16", "vips"), ("jpeg_rotated", "vips"), ("tiff", "vips"), ("czi_raw", "bioformats"),
+        ("png", "vips"), ("png16", "vips"), ("jpeg_rotated", "vips"), ("tiff", "vips"), ("czi_raw", "czi"),
         ("dicom", "bioformats"), ("svs", "bioformats"), ("ome_tiff", "bioformats"),
     ],
 )  # fmt: skip

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import pydicom
 import pytest
 import tifffile
 from hypothesis import given
@@ -19,7 +18,6 @@ from mimic import requests, sets
 from mimic.cli import main
 from mimic.errors import BadInput, Unsupported, UsageError
 from mimic.model import Options
-from tests.structure_samples import sample_dicom
 from tools.czi_samples import MPP_UM
 from tools.make_samples import Sample, histology
 
@@ -288,23 +286,3 @@ def test_single_ome_tiff_may_be_renamed(tmp_path: Path) -> None:
     text = '<OME><TiffData><UUID FileName="old.ome.tif">urn:uuid:1</UUID></TiffData></OME>'
     tifffile.imwrite(tmp_path / "new.ome.tif", histology(64, 64), description=text, metadata=None)
     assert sets.find(tmp_path / "new.ome.tif") is None
-
-
-def test_headers_are_read_once_while_they_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a flat folder every conversion asks for all of them; of one that has changed, again."""
-    read: list[str] = []
-
-    class Counted(sets.Input):
-        def __init__(self, path: Path) -> None:
-            read.append(path.name)
-            super().__init__(path)
-
-    monkeypatch.setattr(sets, "Input", Counted)
-    for name in ("a", "b", "c"):
-        sample_dicom(tmp_path / f"{name}.dcm", SeriesInstanceUID=pydicom.uid.generate_uid(entropy_srcs=[name]))
-    for _ in range(3):
-        assert sets.find(tmp_path / "b.dcm") is None
-    assert sorted(read) == ["a.dcm", "b.dcm", "c.dcm"]
-    sample_dicom(tmp_path / "c.dcm", SeriesInstanceUID=pydicom.uid.generate_uid(entropy_srcs=["b"]))
-    found = sets.find(tmp_path / "b.dcm")
-    assert found is not None and len(found.files) == 2 and read.count("c.dcm") == 2

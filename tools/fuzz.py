@@ -355,9 +355,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--never-copy", action="store_true", help="decode and encode, also what could be copied")
+    parser.add_argument("--source", help="read by this one, e.g. bioformats where czi would be chosen")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every outcome, a line each")
     arguments = parser.parse_args()
     extra: tuple[tuple[str, object], ...] = (("passthrough", "never"),) if arguments.never_copy else ()
+    if arguments.source:
+        extra += (("source", arguments.source),)
     folder = Path(tempfile.mkdtemp(prefix="mimic-fuzz-slides-"))
     started = time.monotonic()
     try:

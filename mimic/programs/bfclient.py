@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from typing import Any, cast
 
 from mimic import leftovers
 from mimic.errors import BadInput, MimicError, ToolFailed, ToolMissing, Unsupported
-from mimic.programs import jvm
+from mimic.programs import jvm, shm
 from mimic.programs.alias import Aliases
 from mimic.programs.run import Tail, cores, kill, spawn
 from mimic.settings import Settings
@@ -45,7 +46,6 @@ PROBES_MAX = 1000
 """Files that one child is asked about: whatever a reader or a native codec leaks ends with it."""
 OUT_OF_MEMORY = 3
 """Exit code of -XX:+ExitOnOutOfMemoryError."""
-SHM = Path("/dev/shm")
 CLOSING = "the Bio-Formats process was stopped"
 JVM_CRASH = "A fatal error has been detected by the Java Runtime"
 NO_JAVA = 10
@@ -260,7 +260,7 @@ class SharedBlock:
     def __init__(self, server: Server, handle: int, *, slots: int, slot_bytes: int) -> None:
         self._slot_bytes = slot_bytes
         size = slots * slot_bytes
-        path, descriptor = _reserve(size)
+        path, descriptor = shm.reserve(size)
         try:
             self._map = mmap.mmap(descriptor, size)
             server.ask("share", handle=handle, file=str(path))
@@ -291,33 +291,11 @@ class SharedBlock:
             self._map.close()
 
 
-def _reserve(size: int) -> tuple[Path, int]:
-    """A file of ``size`` bytes that are really there, in memory where possible: a hole in a full file system would
-    kill the process at its first use instead of raising."""
-    for folder in ([SHM] if SHM.is_dir() else []) + [Path(tempfile.gettempdir())]:
-        descriptor, name = -1, ""
-        try:
-            descriptor, name = tempfile.mkstemp(prefix="mimic-", dir=folder)
-            leftovers.made("file", name)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, size)
-            else:
-                os.ftruncate(descriptor, size)
-        except OSError as error:
-            log.debug("no %d bytes in %s: %s", size, folder, error)
-            if descriptor >= 0:
-                os.close(descriptor)
-                Path(name).unlink()
-        else:
-            return Path(name), descriptor
-    raise ToolFailed(
-        f"{size >> 20} MiB of shared memory cannot be had", remedy="Free space in the temporary folder, or set TMPDIR"
-    )
-
-
 _running: list[Server] = []
 _starting: list[threading.Thread] = []
 _guard = threading.Lock()
+others: list[Callable[[], None]] = []
+"""What ends children of other kinds: one ``shutdown`` or ``stop_all`` is enough for all."""
 _expected: int | None = None
 _brief = False
 
@@ -349,6 +327,12 @@ def server(settings: Settings, threads: int = 1) -> Server:
         return _start(settings, threads, brief=_brief)
 
 
+def running() -> bool:
+    """Whether a child is alive."""
+    with _guard:
+        return any(child.alive for child in _running)
+
+
 def _start(settings: Settings, threads: int, *, brief: bool) -> Server:
     """A new child, started by a thread: Ctrl-C interrupts the main thread only, and there it could fall between the
     start of a process and the moment when we know of it. ``shutdown`` waits for the thread."""
@@ -375,16 +359,21 @@ def stop_all(reason: MimicError) -> None:
     """Kill the children that live; who waits for them fails with ``reason``, and the next request gets a new one."""
     for child in list(_running):
         child.close(reason)
+    for end in others:
+        end()
 
 
 def shutdown() -> None:
-    """Kill the child, if there is one. Safe in a signal handler's wake: takes no lock that a stuck thread holds."""
+    """Kill the child, if there is one, and those of ``others``. Safe in a signal handler's wake: takes no lock that a
+    stuck thread holds."""
     while _starting:
         thread = _starting.pop()
         if thread.is_alive():
             thread.join()
     while _running:
         _running.pop().close()
+    for end in others:
+        end()
 
 
 atexit.register(shutdown)

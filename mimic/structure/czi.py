@@ -162,6 +162,50 @@ def payload(source: Input, subblock: Subblock) -> bytes:
     return source.at(*_pixels(source, *_segment(source, subblock.position, b"ZISRAWSUBBLOCK", what), what), what)
 
 
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that is attached: what it is called ("Label"), of which kind it is ("CZI"), and where its bytes are."""
+
+    name: str
+    kind: str
+    offset: int
+    size: int
+
+
+def attachments(source: Input) -> list[Attachment]:
+    """Every attachment of a file that ``check`` found whole, in the order in which they lie in it."""
+    (position,) = source.unpack("<q", 32 + 72, "the file header")
+    if not position:
+        return []
+    data, used = _segment(source, position, b"ZISRAWATTDIR", "the attachment directory")
+    raw = source.at(data, used, "the attachment directory")
+    found = []
+    for index in range(struct.unpack_from("<i", raw)[0]):
+        at, kind, name = struct.unpack_from("<12xq20x8s80s", raw, 256 + 128 * index)
+        inside, _ = _segment(source, at, b"ZISRAWATTACH", "an attachment")
+        size = source.unpack("<i", inside, "an attachment")[0]
+        found.append(Attachment(_text(name), _text(kind), inside + 256, size))
+    return sorted(found, key=lambda each: each.offset)
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def metadata(source: Input) -> etree._Element | None:
+    """The XML of a file that ``check`` found whole; None when it has none."""
+    (position,) = source.unpack("<q", 32 + 60, "the file header")
+    return _xml_root(source, _metadata(source, position)) if position else None
+
+
+def notes(source: Input, subblock: Subblock) -> bytes:
+    """A subblock's own XML."""
+    data, _ = _segment(source, subblock.position, b"ZISRAWSUBBLOCK", "a subblock")
+    offset, _ = _pixels(source, data, 1 << 62, "a subblock")
+    size = source.unpack("<i", data, "a subblock")[0]
+    return source.at(offset - size, size, "a subblock")
+
+
 def _metadata(source: Input, position: int) -> bytes:
     data, used = _segment(source, position, b"ZISRAWMETADATA", "the metadata")
     length, _ = source.unpack("<ii", data, "the metadata")

@@ -33,6 +33,7 @@ class Input:
             raise BadInput("may not be read: permission denied", path, "Ask for read access to it") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise BadInput(f"cannot be opened: {_reason(error)}", path, "Check the name and the folder") from error
+        self._start = 0
         self.size = self._file.seek(0, 2)
         self._budget = 2 * self.size + SLACK_BYTES
         if self.size == 0:
@@ -82,7 +83,7 @@ class Input:
     def _read(self, offset: int, count: int) -> bytes:
         parts: list[bytes] = []
         try:
-            self._file.seek(offset)
+            self._file.seek(self._start + offset)
             while count and (part := self._file.read(count)):
                 parts.append(part)
                 count -= len(part)
@@ -92,6 +93,19 @@ class Input:
         if count:
             raise BadInput("the file became shorter while it was read", self.path, "Wait until its copy is complete")
         return b"".join(parts)
+
+
+class Within(Input):
+    """A file that lies inside another one, which is opened for it. Raises BadInput as well when it ends beyond it."""
+
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        super().__init__(path)
+        try:
+            self.require(offset, size, "an attached file")
+        except BadInput:
+            self._file.close()
+            raise
+        self._start, self.size = offset, size
 
 
 def _reason(error: Exception) -> str:
