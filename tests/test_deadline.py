@@ -40,7 +40,7 @@ def convert(path: Path, folder: Path, **options: object) -> float:
     """Seconds until the limit was told."""
     started = time.monotonic()
     with pytest.raises(LimitReached, match=f"not done within {LIMIT_S:g} s") as caught:
-        mimic.convert(path, folder / "out.svs", source="bioformats", deadline_s=LIMIT_S, **options)
+        mimic.convert(path, folder / "out.svs", deadline_s=LIMIT_S, **options)
     assert caught.value.exit_code == 9 and path.name in str(caught.value)
     assert not folder.exists() or files(folder) == {}
     assert not [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
@@ -54,14 +54,14 @@ def test_a_codec_that_hangs(sample_czi: Path, tmp_path: Path) -> None:
         if progress.stage == "convert":
             os.kill(child.pid, signal.SIGSTOP)
 
-    assert convert(sample_czi, tmp_path, watch=watch) < HANG_S
+    assert convert(sample_czi, tmp_path, watch=watch, source="bioformats") < HANG_S
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert mimic.probe(sample_czi, source="bioformats").images, "the next slide gets a child of its own"
 
 
 def test_a_file_that_cannot_be_opened_to_an_end(sample_czi: Path, tmp_path: Path) -> None:
     os.kill(jvm().pid, signal.SIGSTOP)
-    assert convert(sample_czi, tmp_path) < HANG_S
+    assert convert(sample_czi, tmp_path, source="bioformats") < HANG_S
 
 
 def test_a_program_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
