@@ -306,6 +306,21 @@ def test_of_odd_facts_bioformats_is_asked(case: str, base: Path, tmp_path: Path)
     assert replace(czi.probe(path, SETTINGS), source="bioformats") == bioformats.probe(path, SETTINGS)
 
 
+@pytest.mark.parametrize(("meant", "power"), [("Objective:0", 5), ("Objective:1", 40)])
+def test_of_two_objectives_the_one_counts_that_the_image_names(
+    meant: str, power: float, base: Path, tmp_path: Path
+) -> None:
+    """Bio-Formats gives the first, whichever is named: a 40x slide would be called a 5x."""
+    reference = f'Ref Id="{meant}"/>'
+    changed = BASE_XML.replace('Ref Id="Objective:1"/>', reference)
+    assert reference in changed
+    data, path = base.read_bytes(), tmp_path / "slide.czi"
+    path.write_bytes(build_czi(data[:HEADER_BYTES], read_subblocks(data), changed.replace(*ODD["two objectives"], 1)))
+    for source in (czi, bioformats):
+        objective = source.probe(path, SETTINGS).scans()[0].objective
+        assert objective is not None and objective.power == power
+
+
 @pytest.mark.parametrize("name", CORPUS)
 def test_facts_of_the_corpus(name: str, corpus_file: Callable[[str], Path]) -> None:
     path = corpus_file(f"czi/{name}.czi")

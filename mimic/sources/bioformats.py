@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mimic import darkblocks, ome, scenes, structure
 from mimic.errors import BadInput, InternalError, MimicError, ToolFailed, Unsupported
-from mimic.model import Box, Channel, Image, Level, Pixels, Rendering, Role, Scale, Slide, Tool
+from mimic.model import Box, Channel, Image, Level, Objective, Pixels, Rendering, Role, Scale, Slide, Tool
 from mimic.programs import bfclient, jvm
 from mimic.render import DTYPES, Samples, arrange
 from mimic.settings import Settings
@@ -77,7 +77,8 @@ def probe(path: Path, settings: Settings) -> Slide:
     scenes.compare_dicom(slide, [each.dicom for each in checked if each.dicom is not None])
     if facts.czi is None:
         return slide
-    shown = replace(slide, images=tuple(_displayed(image, facts.czi.display) for image in images))
+    meant = tuple(_meant(image, facts.czi.power) for image in images)
+    shown = replace(slide, images=tuple(_displayed(image, facts.czi.display) for image in meant))
     return replace(shown, warnings=(*warnings, *scenes.compare(slide, facts.czi)))
 
 
@@ -151,6 +152,14 @@ def _displayed(image: Image, settings: Sequence[structure.CziDisplay]) -> Image:
                 own, low=low, high=high, gamma=shown.gamma, colour=shown.colour or own.colour, hidden=shown.hidden
             )
     return replace(image, channel_facts=tuple(facts.values()))
+
+
+def _meant(image: Image, power: float | None) -> Image:
+    """``image`` with the objective that a CZI of several refers to; label and macro have none."""
+    if power is None or image.objective is None or image.role != "scan":
+        return image
+    note = "NominalMagnification of the objective that the CZI's image refers to"
+    return replace(image, objective=Objective(power, "file", note))
 
 
 def _microscopic(scale: Scale) -> bool:

@@ -14,6 +14,7 @@ from lxml import etree
 from numpy.typing import NDArray
 
 from mimic.errors import BadInput
+from mimic.structure import cziobjective
 from mimic.structure.coverage import covered_px
 from mimic.structure.czidisplay import display
 from mimic.structure.facts import CziFacts, CziScene, Facts
@@ -281,6 +282,7 @@ def _facts(source: Input, subblocks: list[Subblock], xml: bytes | None) -> CziFa
         tile_height_px=int(np.median(rows[:, 4])),
         pyramid_subblocks=len(subblocks) - len(full),
         display=display(root) if root is not None else (),
+        power=cziobjective.power(root) if root is not None else None,
     )
 
 

@@ -51,7 +51,7 @@ class CziFacts:
     ``xml_*_px`` are Information/Image/SizeX and SizeY (all scenes together), None when the XML has none.
     ``subblocks`` are the full-resolution ones of every plane: int64 rows of scene (-1 for none), x, y, width, height,
     pixel type, compression (numbers of the format: 3 and 4 are Bgr24 and JPEG-XR); ``empty`` are those without data.
-    ``tile_*_px`` are their medians.
+    ``tile_*_px`` are their medians. ``power`` is that of the objective that is meant, None where there is only one.
     """
 
     xml_width_px: int | None
@@ -67,6 +67,7 @@ class CziFacts:
     pyramid_subblocks: int
     display: tuple[CziDisplay, ...] = ()
     empty: NDArray[np.int64] | None = None
+    power: float | None = None
 
     @property
     def covered(self) -> bool | None:
