@@ -1,10 +1,16 @@
 """``python -m mimic``, and the ``mimic`` command."""
 
+import signal
 import sys
 
 
 def main() -> None:
-    """Run the command line; a Ctrl-C while Python still loads it ends it quietly too."""
+    """Run the command line. A Ctrl-C while Python still loads it ends the process at once: nothing is there to tidy up.
+
+    Python's own KeyboardInterrupt would be lost in the middle of an import now and then, or end as a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the caller wants it ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from mimic.cli import main as run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,13 @@ GRACE_S = 20.0
 """A child that was told to stop may take this long; a JVM under load needs a second or two."""
 HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Live until the interpreter ends, by design."""
+
+
+@pytest.fixture(autouse=True)
+def hear_ctrl_c() -> None:
+    """``mimic.cli.main`` ends deaf to it, as does a shell's background job, and children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

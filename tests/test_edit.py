@@ -487,7 +487,7 @@ def make_sparse(path: Path, *, end: int, big: bool = False) -> Path:
     for page in made:
         places = at + step * np.arange(page.segments, dtype=np.uint64)
         counts = np.full(page.segments, step - 1 if page.level in (0, 1) else 1001, np.uint64)
-        placed.append(_Placed(places, counts))
+        placed.append(_Placed(places, counts, np.zeros(page.segments, np.uint32)))
         at += step * page.segments
     at += at % 2
     layout, _ = _directories(made, placed, at, big=big)

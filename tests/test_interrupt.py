@@ -123,7 +123,7 @@ def stopped(running: Running, number: int) -> None:
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.6])
 def test_while_the_jvm_starts(start: Callable[..., Running], delay_s: float) -> None:
-    running = start(SAMPLE_CZI)
+    running = start(SAMPLE_CZI, "--source", "bioformats")
     running.until_child()
     time.sleep(delay_s)
     stopped(running, signal.SIGINT)
@@ -199,7 +199,7 @@ def test_while_python_starts(start: Callable[..., Running]) -> None:
         assert running.process.poll() is None
     os.kill(running.process.pid, signal.SIGINT)
     code, err, _ = running.end()
-    assert code == 130 and "Traceback" not in err
+    assert code in (130, -signal.SIGINT) and "Traceback" not in err  # a shell calls both 130
     assert running.left() == set()
 
 

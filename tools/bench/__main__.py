@@ -1,6 +1,6 @@
 """The benchmark's command line.
 
-python tools/bench --size 20k                     # everything, about an hour and a half on two cores
+python tools/bench --size 20k                     # everything
 python tools/bench --size 8k --only mimic,recipe,decode --inputs czi-jxr --runs 5
 """
 
