@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -155,7 +156,16 @@ def _roles(names: list[str], descriptions: list[str]) -> list[Role]:
 
 
 def load() -> None:
-    """Import what ``parse`` needs, which takes a third of a second: for one who waits for a document anyway."""
+    """Import what ``parse`` needs, which takes a third of a second: for one who waits for a document anyway.
+
+    In a thread: a Ctrl-C interrupts the main thread, and in the middle of pydantic's compiled code it would be lost.
+    """
+    thread = threading.Thread(target=_load, daemon=True, name="mimic-ome")
+    thread.start()
+    thread.join()
+
+
+def _load() -> None:
     import ome_types.model  # noqa: F401
     import xsdata.formats.dataclass.parsers.config  # noqa: F401
 
@@ -167,6 +177,7 @@ def _typed(root: etree._Element, path: Path) -> typed.OME:
         raise omexml.bad("its OME-XML describes no image", path)
     for index, image in enumerate(images):
         omexml.check_image(index, image, path)
+    load()
     from ome_types import from_xml
     from ome_types.model import OME
     from xsdata.formats.dataclass.parsers.config import ParserConfig

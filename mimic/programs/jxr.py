@@ -47,13 +47,21 @@ class _Child:
 
     def __init__(self, settings: Settings, room_bytes: int) -> None:
         self.room_bytes = room_bytes
-        path, descriptor = shm.reserve(room_bytes)
+        place = Path(tempfile.gettempdir())
+        argv: list[str | Path] = [sys.executable, "-P", "-m", "mimic.programs.jxrserver"]
+        self._process = spawn(argv, env=jvm.environment(settings, place), cwd=place, stdin=subprocess.PIPE)
+        self._stderr = Tail(cast(Any, self._process.stderr))
+        self._ask(b"")  # the child is up: the memory's name is there for a moment only, also if we are killed
         try:
-            self._map = mmap.mmap(descriptor, room_bytes)
-            place = Path(tempfile.gettempdir())
-            argv: list[str | Path] = [sys.executable, "-P", "-m", "mimic.programs.jxrserver"]
-            self._process = spawn(argv, env=jvm.environment(settings, place), cwd=place, stdin=subprocess.PIPE)
-            self._stderr = Tail(cast(Any, self._process.stderr))
+            self._share()
+        except ToolFailed:
+            self.close()
+            raise
+
+    def _share(self) -> None:
+        path, descriptor = shm.reserve(self.room_bytes)
+        try:
+            self._map = mmap.mmap(descriptor, self.room_bytes)
             self._ask(json.dumps(str(path)).encode() + b"\n")
         finally:
             os.close(descriptor)

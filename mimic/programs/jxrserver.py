@@ -29,8 +29,15 @@ def main() -> None:
     _no_core_dumps()
     out = os.dup(1)
     os.dup2(2, 1)  # jxrlib prints what it does not know
-    with Path(json.loads(sys.stdin.buffer.readline())).open("r+b") as file:
+    _answer(out, {})
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    shared = Path(json.loads(line))
+    with shared.open("r+b") as file:
         block = mmap.mmap(file.fileno(), 0)
+    with suppress(OSError):  # Windows keeps what is open; the client tries it again
+        shared.unlink()
     _answer(out, {})
     for line in sys.stdin.buffer:
         request = json.loads(line)
