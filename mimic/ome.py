@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lxml import etree
 
-from mimic import omexml
+from mimic import imports, omexml
 from mimic.model import Channel, Colour, Objective, Role, Scale
 
 if TYPE_CHECKING:
@@ -156,18 +155,8 @@ def _roles(names: list[str], descriptions: list[str]) -> list[Role]:
 
 
 def load() -> None:
-    """Import what ``parse`` needs, which takes a third of a second: for one who waits for a document anyway.
-
-    In a thread: a Ctrl-C interrupts the main thread, and in the middle of pydantic's compiled code it would be lost.
-    """
-    thread = threading.Thread(target=_load, daemon=True, name="mimic-ome")
-    thread.start()
-    thread.join()
-
-
-def _load() -> None:
-    import ome_types.model  # noqa: F401
-    import xsdata.formats.dataclass.parsers.config  # noqa: F401
+    """Import what ``parse`` needs, which takes a third of a second: for one who waits for a document anyway."""
+    imports.load("ome_types.model", "xsdata.formats.dataclass.parsers.config")
 
 
 def _typed(root: etree._Element, path: Path) -> typed.OME:
