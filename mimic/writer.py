@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import struct
-import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mimic.checksum import crc32
 from mimic.errors import InternalError, writing_failed
 from mimic.model import CodedTile, Page, Tag, Written
 
@@ -96,13 +96,13 @@ class TiffWriter:
         segments.rows.append(tile.row)
         segments.offsets.append(offset)
         segments.counts.append(len(tile.data))
-        segments.sums.append(zlib.crc32(tile.data))
+        segments.sums.append(crc32(tile.data))
 
     def add_strip(self, kind: str, data: bytes) -> None:
         """Append the one strip of the page of that kind."""
         if kind in self._strips:
             raise InternalError(f"the strip of the {kind} was given twice", self._path)
-        self._strips[kind] = (self._append(data), len(data), zlib.crc32(data))
+        self._strips[kind] = (self._append(data), len(data), crc32(data))
 
     @property
     def sums(self) -> tuple[NDArray[np.uint32], ...]:

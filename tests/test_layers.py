@@ -22,7 +22,7 @@ ROWS = """
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
         chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit disk \
         report staging
-    deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
+    checksum deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers
     model errors settings
