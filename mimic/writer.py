@@ -1,6 +1,6 @@
 """Pages and compressed segments -> one little-endian TIFF. Knows TIFF, and nothing of Aperio.
 
-    open --add_tile, add_strip--> open --finish--> finished --close--> closed
+    open --add_tile, add_run, add_strip--> open --finish--> finished --close--> closed
       +-----------------------------close-----------------------------> closed: a file that no reader opens
 
 Segments come first, directories after them, and the header last: until then the file starts with zeros.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import struct
 from array import array
@@ -62,6 +63,21 @@ class _Placed:
     sums: NDArray[np.uint32]
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Adjacent tiles of a row as they stand in the file, each padded to an even length; ``counts`` are without that."""
+
+    data: bytes
+    counts: tuple[int, ...]
+    sums: tuple[int, ...]
+
+
+def joined(tiles: Sequence[bytes]) -> Run:
+    """Tiles side by side, made ready to be written at once: in any thread, so that the writer's only appends."""
+    padded = b"".join(part for tile in tiles for part in (tile, b"\0"[: len(tile) % 2]))
+    return Run(padded, tuple(map(len, tiles)), tuple(map(crc32, tiles)))
+
+
 class TiffWriter:
     """Writes one TIFF. Every method is for one thread; OSErrors become OutputError with the file and a remedy."""
 
@@ -97,6 +113,21 @@ class TiffWriter:
         segments.offsets.append(offset)
         segments.counts.append(len(tile.data))
         segments.sums.append(crc32(tile.data))
+
+    def add_run(self, level: int, place: tuple[int, int], run: Run) -> None:
+        """Append tiles of a level that lie side by side, the first of them at ``place`` (column, row)."""
+        column, row = place
+        if min(level, column, row) < 0 or not all(run.counts):
+            raise InternalError(
+                f"a run at level {level}, column {column}, row {row} has no place or no bytes", self._path
+            )
+        offset = self._append(run.data)
+        segments = self._levels.setdefault(level, _Segments())
+        segments.columns.extend(range(column, column + len(run.counts)))
+        segments.rows.extend([row] * len(run.counts))
+        segments.offsets.extend(itertools.accumulate((count + count % 2 for count in run.counts[:-1]), initial=offset))
+        segments.counts.extend(run.counts)
+        segments.sums.extend(run.sums)
 
     def add_strip(self, kind: str, data: bytes) -> None:
         """Append the one strip of the page of that kind."""

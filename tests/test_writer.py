@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from mimic import description, encode, svs
 from mimic.errors import InternalError, OutputError
 from mimic.model import Box, CodedTile, Page, Picture, Pixels, Plan, Profile, Tag, Written
 from mimic.pyramid import Pyramid, area_average, thumbnail
-from mimic.writer import TiffWriter
+from mimic.writer import TiffWriter, joined
 from tests.test_svs import make_plan
 
 LEVELS = ((2501, 2403), (625, 600), (156, 150))
@@ -277,6 +278,26 @@ def test_tiles_in_any_order_are_found_by_place(tmp_path: Path) -> None:
         content = written.path.read_bytes()
         found = [content[at : at + n] for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     assert found == [bytes([column, row, 9]) for row in (0, 1) for column in (0, 1, 2)]
+
+
+def test_a_run_of_tiles_is_what_they_are_one_by_one(tmp_path: Path) -> None:
+    tiles = [replace(tile, data=bytes([tile.column, tile.row]) * 4 + b"." * tile.column) for tile in ALL]
+    single, runs = tmp_path / "single.tif", tmp_path / "runs.tif"
+    in_order = sorted(tiles, key=lambda tile: (tile.row, tile.column))
+    finish(single, tuple(in_order), tile_page())
+    with TiffWriter(runs) as writer:
+        for row, first, last in ((0, 0, 2), (0, 2, 3), (1, 0, 3)):
+            part = [tile.data for tile in in_order if tile.row == row and first <= tile.column < last]
+            writer.add_run(0, (first, row), joined(part))
+        writer.finish([tile_page()])
+        assert writer.sums[0].tolist() == [zlib.crc32(tile.data) for tile in in_order]
+    assert runs.read_bytes() == single.read_bytes()
+
+
+@pytest.mark.parametrize(("place", "tiles"), [((0, 0), [b"one", b""]), ((-1, 0), [b"one"]), ((0, -1), [b"one"])])
+def test_a_run_without_place_or_bytes_is_refused(place: tuple[int, int], tiles: list[bytes], tmp_path: Path) -> None:
+    with TiffWriter(tmp_path / "a.tif") as writer, pytest.raises(InternalError, match="no place or no bytes"):
+        writer.add_run(0, place, joined(tiles))
 
 
 @pytest.mark.parametrize(
