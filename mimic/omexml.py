@@ -1,8 +1,8 @@
 """Untrusted OME-XML -> a small, sound tree that holds only what mimic uses.
 
 A document may be hostile and may be odd. It is parsed by a hardened lxml, everything mimic does not use is cut away
-(annotations, people, filters, planes: they are large, private, and a strict reader stumbles over them), and what is
-left is made sound value by value, because ome-types refuses a whole document for one bad optional value.
+(annotations, people, filters, planes: they are large and private), and what is left is made sound value by value: one
+bad optional value is no reason to refuse a whole document.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KEPT: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
         ("Channel", "", "ID SamplesPerPixel"),
     )
 }
-"""Element -> children and attributes that mimic uses; ome-types sees nothing else."""
+"""Element -> children and attributes that mimic uses; nobody sees anything else."""
 
 UNIT_ALIASES = {"\u03bcm": "µm", "um": "µm", "micron": "µm", "microns": "µm", "inch": "in"}
 """Other spellings of a micrometre and an inch: the schema wants the micro sign (U+00B5), Greek mu is U+03BC."""
@@ -117,7 +117,7 @@ def mend(root: etree._Element, *, units: Collection[str], doubted: Collection[in
     """Make ids plain and references whole, drop optional values that are no values.
 
     ``units`` are the length units that may stay. Yields a sentence for each size dropped from the images whose index is
-    in ``doubted``. Ids are renumbered because ome-types warns on stderr about odd, doubled and dangling ones.
+    in ``doubted``. Ids are renumbered so that doubled and dangling ones cannot mislead.
     """
     instruments = _renumber("Instrument", named(root, "Instrument"))
     objectives = _renumber(
@@ -208,6 +208,15 @@ def _mend_date(image: etree._Element) -> None:
             image.remove(element)
         else:
             element.text = moment.isoformat()
+
+
+def check_images(root: etree._Element, path: Path) -> None:
+    """Refuse a document that describes no image, or one that cannot be (``check_image``). Raises BadInput."""
+    images = named(root, "Image")
+    if not images:
+        raise bad("its OME-XML describes no image", path)
+    for index, image in enumerate(images):
+        check_image(index, image, path)
 
 
 def check_image(index: int, image: etree._Element, path: Path) -> None:

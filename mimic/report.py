@@ -24,7 +24,7 @@ from mimic.model import Plan, Report, Tool
 SCHEMA = 1
 """Raised when a field changes its meaning or goes away; new fields do not count."""
 CHUNK_BYTES = 1 << 20
-LIBRARIES = ("numpy", "imagecodecs", "tifffile", "openslide-python", "openslide-bin", "ome-types", "jpype1", "pyvips")
+LIBRARIES = ("numpy", "imagecodecs", "tifffile", "openslide-python", "openslide-bin", "lxml", "jpype1", "pyvips")
 
 
 def to_json(value: object) -> str:

@@ -52,7 +52,6 @@ def probe(path: Path, settings: Settings) -> Slide:
     path = path.absolute()
     facts = structure.check(path)
     child = bfclient.server(settings)
-    ome.load()  # while the JVM starts
     found = child.ask("probe", path, file=str(path)).result
     document = ome.parse(found["xml"], path)
     if len(document.images) != len(found["series"]):
