@@ -1,17 +1,29 @@
-"""Imports that take long, out of the way of Ctrl-C."""
+"""Imports that take long, out of the way."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 
-def load(*names: str) -> None:
-    """Import modules in a thread of their own, and wait.
+@contextmanager
+def behind(*names: str) -> Iterator[None]:
+    """Import modules in a thread of their own while the body runs, and wait for it at the end.
 
-    A Ctrl-C interrupts the main thread; in the middle of pydantic's compiled code, which makes classes as ome-types is
-    imported, it was lost: the conversion went on.
+    For what is needed after it only. Whoever imports a module that is under way waits for that one, and one that cannot
+    be imported fails there: where it is needed.
     """
-    thread = threading.Thread(target=lambda: [import_module(name) for name in names], daemon=True, name="mimic-import")
+
+    def load() -> None:
+        for name in names:
+            with suppress(ImportError):
+                import_module(name)
+
+    thread = threading.Thread(target=load, name="mimic-import")
     thread.start()
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()

@@ -8,38 +8,32 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mimic import (
     __version__,
     colour,
-    copyproof,
     encode,
+    imports,
     leftovers,
     memory,
     merge,
     missing,
     passthrough,
     pictures,
-    privacy,
     pyramid,
     render,
     report,
-    reread,
     resample,
-    rules,
     sources,
     staging,
-    stored,
     stream,
-    streams,
-    strips,
+    structure,
     svs,
-    verify,
     views,
 )
 from mimic.deadline import Deadline
@@ -64,6 +58,14 @@ from mimic.samples import SampleKeeper
 from mimic.settings import Settings
 from mimic.sources import PixelReader, TileReader
 from mimic.writer import TiffWriter
+
+if TYPE_CHECKING:
+    from mimic.streams import Sums
+
+PROOF = "mimic.proof"
+"""Needed after the last pixel, and loaded while the first ones are read."""
+STRICTLY = frozenset(("tiff", "dicom"))
+"""Containers of which ``sidepictures`` knows the labels and macros."""
 
 Watch = Callable[[Progress], None]
 
@@ -101,19 +103,13 @@ class Job:
             written, sums = self._write(keeper)
             converted = time.monotonic()
             with closing(report.Digests((self.staged,))) as digests:
-                checks = self._verify(keeper.samples(), sums)
+                checks = self._prove(keeper.samples(), sums)
                 sha256 = digests.result()[str(self.staged)]
-            verify.raise_if_failed(checks, self.plan.output)  # else our own mistake would be called the source's damage
-            if self.plan.coded is not None:
-                checks += self._witnessed
-            else:
-                checks += stored.check(self.staged, self.plan, threads=self.plan.threads, settings=self.settings)
         except (BadInput, OutputError) as error:
             if error.path != self.staged:
                 raise
             kind = VerificationFailed if isinstance(error, BadInput) else OutputError
             raise kind(error.message, self.plan.output, error.remedy) from error
-        verify.raise_if_failed(checks, self.plan.output)
         stages = (
             Stage("convert", round(converted - self.started, 3)),
             Stage("verify", round(time.monotonic() - converted, 3)),
@@ -127,8 +123,8 @@ class Job:
     def _prove_source(self) -> None:
         """Decode strictly what Bio-Formats reads in silence; with ``--allow-missing``, find out what is not there."""
         plan = self.plan
-        if plan.pictures and not plan.allow_missing:
-            from mimic import sidepictures  # with pydicom, an eighth of the start-up of a picture that has no label
+        if plan.pictures and not plan.allow_missing and STRICTLY & set(map(structure.container, plan.slide.files)):
+            from mimic import sidepictures  # with pydicom and tifffile, a third of what others need to start
 
             sidepictures.prove(plan.slide)
         if plan.coded is not None or plan.image.index < 0:
@@ -158,7 +154,7 @@ class Job:
         with self._planes(self.plan.image, self.plan.rendering) as planes:
             self.plan = replace(self.plan, rendering=render.resolve(planes, self.plan.image, self.plan.rendering))
 
-    def _write(self, keeper: SampleKeeper) -> tuple[Written, streams.Sums]:
+    def _write(self, keeper: SampleKeeper) -> tuple[Written, Sums]:
         """The staged file, without its digest, and the CRC-32 of all that was put into it."""
         associated = self._associated()
         plan = self.plan
@@ -179,13 +175,16 @@ class Job:
         if self.plan.coded is not None:
             return self._copy(writer)
         passthrough.refuse_misread(self.plan)
-        with self._scan() as reader:
+        with imports.behind(PROOF), self._scan() as reader:
             return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
 
     def _copy(self, writer: TiffWriter) -> Pixels:
         """Copied tiles are decoded while they are copied, and compared with the lower level at once."""
+        from mimic import stored
+
         plan = self.plan
         with (
+            imports.behind(PROOF),
             closing(self._tiles()) as tiles,
             stored.witness(plan, threads=plan.threads, settings=self.settings) as told,
         ):
@@ -268,7 +267,9 @@ class Job:
         """With ``--allow-missing`` a reader of the scan that leaves blank what cannot be read."""
         if not self.plan.allow_missing or image != self.plan.image:
             return reader
-        if self.plan.slide.format == strips.FORMAT and self._missing.boxes:
+        if self.plan.slide.format == missing.NDPI and self._missing.boxes:
+            from mimic import strips
+
             return strips.Reader(self.plan.slide.path, image.levels[0], self._missing.boxes)
         tiles = missing.pieces(self.plan.slide, image)
         return missing.Mended(reader, tiles, self._missing, fill=missing.WHITE if image.rgb else 0)
@@ -306,42 +307,15 @@ class Job:
             yield Path(private)
         leftovers.gone("folder", place.name)
 
-    def _verify(self, samples: tuple[Sample, ...], sums: streams.Sums | None) -> tuple[Check, ...]:
-        plan = self.plan
-        sums = None if plan.verify == "full" else sums
-        if plan.coded is not None:
-            structure, seen = self._verify_file(sums)
-            return (*structure, *seen, *self._verify_copied(structure))
-        with ThreadPoolExecutor(1, thread_name_prefix="mimic-again") as beside:
-            again = beside.submit(self._read_again, samples)
-            structure, seen = self._verify_file(sums)
-            caught = verify.pixels(
-                self.staged, samples, quality=plan.quality, profile=plan.profile, threads=plan.threads
-            )
-            checks = (*structure, *seen, *caught, again.result())
-        if plan.verify == "full":
-            with self._scan() as reader:
-                checks += reread.everything(self.staged, plan, reader, watch=self._tick)
-        return checks
+    def _prove(self, samples: tuple[Sample, ...], sums: Sums | None) -> tuple[Check, ...]:
+        from mimic import proof  # loaded while pixels were read
 
-    def _verify_file(self, sums: streams.Sums | None) -> tuple[tuple[Check, ...], tuple[Check, ...]]:
-        """What the file itself shows to us, and to other readers."""
-        plan = self.plan
-        structure = rules.structure(self.staged, threads=plan.threads, progress=self._tick, sums=sums)
-        seen = verify.readers(self.staged, plan)
-        return structure, seen + (privacy.search(self.staged, plan) if plan.deidentify else ())
-
-    def _read_again(self, samples: tuple[Sample, ...]) -> Check:
-        with self._scan() as reader:
-            return reread.sample(reader, samples, threads=self.plan.threads)
-
-    def _verify_copied(self, structure: tuple[Check, ...]) -> tuple[Check, ...]:
-        """Copied tiles against the source's; what does not decode among them is the source's damage."""
-        with closing(self._tiles()) as tiles, self._reader(self.plan.image_index) as reader:
-            checks = copyproof.checks(self.staged, self.plan, tiles, reader, watch=self._tick)
-        if not verify.failed(checks):
-            copyproof.blame(structure, self.plan)
-        return checks
+        plan, tick = self.plan, self._tick
+        if plan.coded is None:
+            return proof.encoded(self.staged, plan, samples, sums, scan=self._scan, settings=self.settings, watch=tick)
+        ordinary = partial(self._reader, plan.image_index)
+        with closing(self._tiles()) as tiles:
+            return proof.copied(self.staged, plan, tiles, sums, witnessed=self._witnessed, scan=ordinary, watch=tick)
 
 
 def _source(slide: Slide, image: Image) -> sources.Source:

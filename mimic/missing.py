@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 
-from mimic import jpegs, passthrough, strips, structure
+from mimic import jpegs, passthrough, structure
 from mimic.errors import BadInput
 from mimic.model import Box, Coded, Image, Level, Pixels, Plan, Slide
 from mimic.sources import PixelReader, TileReader
@@ -26,6 +26,8 @@ from mimic.structure.reader import COPY_AGAIN
 
 PIECE_PX = 256
 WHITE = 255
+NDPI = "Hamamatsu NDPI"
+"""The format of which ``strips`` reads the JPEG runs."""
 
 
 @dataclass
@@ -65,7 +67,9 @@ def prove(slide: Slide, image: Image, *, threads: int, watch: Callable[[], None]
 
     ``watch`` is called now and then. Raises BadInput with the place of the first that libjpeg-turbo complains about.
     """
-    if slide.format == strips.FORMAT:
+    if slide.format == NDPI:
+        from mimic import strips  # with tifffile, which others need only when all is read
+
         strips.check(slide.path, threads=threads, watch=watch)
         return
     for box, said in _faulty_tiles(slide, image, threads=threads, watch=watch):
@@ -81,7 +85,9 @@ def declared(slide: Slide, image: Image, *, threads: int, watch: Callable[[], No
     """
     facts = structure.check(slide.path)
     size = image.levels[0]
-    if slide.format == strips.FORMAT:
+    if slide.format == NDPI:
+        from mimic import strips
+
         damaged = strips.damaged(slide.path, threads=threads, watch=watch)
         found = [each.box for each in damaged if each.size == _size(size)]
     elif slide.coded is not None and slide.coded.reason is None:

@@ -21,7 +21,6 @@ from mimic.errors import BadInput
 from mimic.model import Box, Level, Pixels
 from mimic.structure.reader import COPY_AGAIN
 
-FORMAT = "Hamamatsu NDPI"
 JPEG = 7
 RUNS_AT_A_TIME = 1024
 BOX_PX = 2048

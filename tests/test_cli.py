@@ -75,6 +75,25 @@ def test_the_front_imports_less_still(tmp_path: Path) -> None:
     assert script(code, temporary=tmp_path / "t").stdout == "[]\n"
 
 
+@pytest.mark.parametrize("kind", ["czi", "png"])
+def test_the_readers_that_prove_are_loaded_while_pixels_are_read(kind: str, tmp_path: Path) -> None:
+    source = SAMPLE_CZI if kind == "czi" else picture(tmp_path / "a.png")
+    code = f"""
+import sys
+import mimic
+from mimic import imports
+plain = imports.behind
+def told(*names):
+    late = {{"openslide", "tifffile", "mimic.proof", "mimic.verify", "mimic.edit", "pydicom", "pydantic"}}
+    print(sorted(late & set(sys.modules)), "mimic.proof" in names)
+    return plain(*names)
+imports.behind = told
+mimic.convert({str(source)!r}, {str(tmp_path / "a.svs")!r}, mpp_um=0.5)
+"""
+    done = script(code, temporary=tmp_path / "t")
+    assert done.stdout == "[] True\n", done.stderr
+
+
 def test_help_documents_every_exit_code() -> None:
     codes = {each.exit_code for each in errors.MimicError.__subclasses__()} | {0}
     for argv in (["--help"], *([command, "--help"] for command in COMMANDS)):

@@ -17,6 +17,7 @@ ROWS = """
     executors worker pool requests manifest resume doctor reveal survey survey_plot survey_page
     convert
     job
+    proof
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \

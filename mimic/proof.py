@@ -1,0 +1,89 @@
+"""The proof of a staged slide: its structure, what other readers see, and its pixels against the source's.
+
+Only imported when pixels are being read (``job``): with the readers of other people it takes a seventh of the CPU that
+a conversion needs before its first pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mimic import copyproof, privacy, reread, rules, stored, streams, verify
+from mimic.model import Check, Plan, Progress, Sample
+from mimic.settings import Settings
+from mimic.sources import PixelReader, TileReader
+
+Watch = Callable[[Progress], None]
+Scan = Callable[[], AbstractContextManager[PixelReader]]
+"""Opens the source anew."""
+
+
+def encoded(
+    staged: Path,
+    plan: Plan,
+    samples: tuple[Sample, ...],
+    sums: streams.Sums | None,
+    *,
+    scan: Scan,
+    settings: Settings,
+    watch: Watch,
+) -> tuple[Check, ...]:
+    """Checks of a slide whose tiles mimic has encoded, all of them passed. ``samples`` were kept during the pass.
+
+    Raises VerificationFailed.
+    """
+
+    def read_again() -> Check:
+        with scan() as reader:
+            return reread.sample(reader, samples, threads=plan.threads)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="mimic-again") as beside:
+        again = beside.submit(read_again)
+        structure, seen = _file(staged, plan, sums, watch=watch)
+        caught = verify.pixels(staged, samples, quality=plan.quality, profile=plan.profile, threads=plan.threads)
+        checks = (*structure, *seen, *caught, again.result())
+    if plan.verify == "full":
+        with scan() as reader:
+            checks += reread.everything(staged, plan, reader, watch=watch)
+    verify.raise_if_failed(checks, plan.output)  # else our own mistake would be called the source's damage
+    checks += stored.check(staged, plan, threads=plan.threads, settings=settings)
+    verify.raise_if_failed(checks, plan.output)
+    return checks
+
+
+def copied(
+    staged: Path,
+    plan: Plan,
+    tiles: TileReader,
+    sums: streams.Sums | None,
+    *,
+    witnessed: tuple[Check, ...],
+    scan: Scan,
+    watch: Watch,
+) -> tuple[Check, ...]:
+    """Checks of a slide of copied tiles against the source's, all of them passed, with those ``witnessed`` while they
+    were copied.
+
+    Raises VerificationFailed, and BadInput for a tile that does not decode: it is the source's damage.
+    """
+    structure, seen = _file(staged, plan, sums, watch=watch)
+    with scan() as reader:
+        checks = copyproof.checks(staged, plan, tiles, reader, watch=watch)
+    if not verify.failed(checks):
+        copyproof.blame(structure, plan)
+    checks = (*structure, *seen, *checks, *witnessed)
+    verify.raise_if_failed(checks, plan.output)
+    return checks
+
+
+def _file(
+    staged: Path, plan: Plan, sums: streams.Sums | None, *, watch: Watch
+) -> tuple[tuple[Check, ...], tuple[Check, ...]]:
+    """What the file itself shows to us, and to other readers. ``sums`` are not believed with ``--verify full``."""
+    known = None if plan.verify == "full" else sums
+    structure = rules.structure(staged, threads=plan.threads, progress=watch, sums=known)
+    seen = verify.readers(staged, plan)
+    return structure, seen + (privacy.search(staged, plan) if plan.deidentify else ())
