@@ -20,8 +20,8 @@ ROWS = """
     proof
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
-        verify rules sheets streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic ngff \
-        chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit disk \
+        verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
+        ngff chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit disk \
         report staging
     checksum deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
@@ -101,6 +101,8 @@ SIDEWAYS = {
     ("probe", "sets"): "any file of a slide of several stands for it",
     ("colour", "sources"): "pixels are taken to sRGB on their way from a source",
     ("sets", "structure"): "the containers' own directories",
+    ("libvips", "structure"): "of a picture that does not decode it knows the place",
+    ("sources", "libvips"): "the library of ordinary pictures",
     ("strips", "structure"): "bounded reading of a file's bytes",
     ("privacy", "harvest"): "what is searched for was found in the input",
     ("missing", "passthrough"): "how a hole is filled among copied tiles",
@@ -176,7 +178,7 @@ IMPURE = frozenset(
 DOORS = {
     "subprocess": {"programs.run", "programs.bfclient", "programs.jxr"},
     "jpype": {"programs.bfserver", "programs.bfreaders"},
-    "pyvips": {"sources.vips"},
+    "pyvips": {"libvips"},
     "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey", "cli_batch"},
     "rich": {"screen", "screen_info", "screen_survey", "screen_batch"},
     "openslide": {"verify", "edit", "copyproof"},

@@ -354,3 +354,22 @@ def test_png_checksums(tmp_path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 0) + end + struct.pack(">I", zlib.crc32(end)))
     with pytest.raises(BadInput, match="without an image"):
         check(path)
+
+
+def test_a_decoder_may_look_at_the_checksums_of_image_data(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    save(path)
+    whole = path.read_bytes()
+    middle = bytearray(whole)
+    middle[len(whole) // 2] ^= 1
+    path.write_bytes(middle)
+    assert check(path, sums=False).container == "png"
+    size = bytearray(whole)
+    size[20] ^= 1  # in IHDR
+    no_header = whole[:8] + whole[33:]
+    for damaged in (bytes(size), no_header, whole[:8] + whole[-12:], whole[:-1], bytes(middle) + b"behind the end"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput):
+            check(path, sums=False)
+    path.write_bytes(whole + b"behind the end")
+    assert check(path, sums=False).container == "png"

@@ -18,6 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
+from mimic import libvips
 from mimic.errors import BadInput, MimicError, OutputError, Unsupported
 from mimic.model import Pixels
 from mimic.settings import Settings
@@ -390,6 +391,27 @@ def test_a_damaged_jpeg_scan_is_bad_input_and_a_trailer_is_not(tmp_path: Path) -
     assert read(path).shape == (700, 500, 3)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_image_data_that_do_not_match_their_checksum_are_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """Nothing else is wrong, and the pixels would be the right ones: only who looks at the checksums can tell."""
+    path = tmp_path / "a.png"
+    Image.fromarray(tissue(900, 700)).save(path, compress_level=0)
+    whole = bytearray(path.read_bytes())
+    starts = [at - 4 for at in range(len(whole)) if whole[at : at + 4] == b"IDAT"]
+    at = starts[-1 if last else len(starts) // 2]
+    whole[at + 8 + struct.unpack_from(">I", whole, at)[0]] ^= 1
+    path.write_bytes(whole)
+    assert len(starts) > 2 and vips.probe(path, SETTINGS)
+    with pytest.raises(BadInput, match=f"chunk at byte {at} does not match its checksum"):
+        read(path)
+    assert libvips.checks_sums()  # tried, not assumed; one that does not is not relied upon
+    monkeypatch.setattr(libvips, "checks_sums", lambda: False)
+    with pytest.raises(BadInput, match="checksum"):
+        reader(path, tmp_path)
+
+
 def test_a_bad_colour_profile_does_no_harm(tmp_path: Path) -> None:
     path, pixels = tmp_path / "a.png", tissue(64, 64)
     Image.fromarray(pixels).save(path)
@@ -460,4 +482,4 @@ def test_the_corpus_picture() -> None:
 def test_jpeg_whose_decoder_skipped_much_is_damaged(skipped: int, harmless: bool) -> None:
     """libjpeg only warns: a few bytes are padding, 2454 were seen after 4000 bytes in the middle had been zeroed."""
     line = f"VipsJpeg: Corrupt JPEG data: {skipped} extraneous bytes before marker 0xd9"
-    assert bool(vips.HARMLESS.search(line)) == harmless
+    assert bool(libvips.HARMLESS.search(line)) == harmless

@@ -1,6 +1,7 @@
 """JPEG, PNG, BMP, WebP and JPEG 2000 files: whether they reach their own end mark.
 
-The whole of a JPEG or PNG is read, for that is where the end mark or the checksums are; nothing is decoded.
+The whole of a JPEG is read, for that is where the end mark is, and of a PNG, for its checksums, unless a decoder will
+look at them; nothing is decoded.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 from mimic.structure.facts import Facts
 from mimic.structure.reader import Input
@@ -17,6 +19,7 @@ MAX_SEGMENTS = 65_536
 """Of a JPEG: real ones have some hundred, of which most are a progressive picture's scans."""
 IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker that ends a JPEG's coded data: neither a stuffed FF nor a restart."""
+PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
 def jpeg(source: Input) -> Facts:
@@ -62,27 +65,47 @@ def _scan_end(source: Input, at: int) -> int:
 
 def png(source: Input) -> Facts:
     """Raises BadInput for a PNG without its IEND chunk, or with a chunk that its checksum does not match."""
-    at, chunks, kinds = 8, 0, set()
-    while True:
+    kinds = set(_chunks(source))
+    if not {b"IHDR", b"IDAT"} <= kinds:
+        raise source.damaged("it is a PNG without an image")
+    return Facts("png", source.size)
+
+
+def png_outline(source: Input) -> Facts:
+    """As ``png``, but of the image data only that they begin and that the file ends behind them with its IEND chunk.
+
+    What is before them (size, palette, resolution, orientation) is checked. For who does not decode the picture, or
+    with a decoder that looks at the checksums itself: there may be 100 000 of them, and a gigabyte to be read. A file
+    that goes on behind IEND is checked as a whole.
+    """
+    if source.upto(source.size - len(PNG_END), len(PNG_END)) != PNG_END:
+        return png(source)
+    kinds = set(_chunks(source, before=b"IDAT"))
+    if b"IHDR" not in kinds or b"IEND" in kinds:
+        raise source.damaged("it is a PNG without an image")
+    return Facts("png", source.size)
+
+
+def _chunks(source: Input, *, before: bytes = b"") -> Iterator[bytes]:
+    """Kinds of the chunks up to IEND, or up to the first that is called ``before``, each after its checksum."""
+    at, chunks, kind = 8, 0, b""
+    while kind != b"IEND":
         what = f"the PNG chunk at byte {at}"
         length, kind = source.unpack(">I4s", at, what)
         source.require(at + 8, length + 4, what)
+        if kind == before:
+            return
         (stated,) = source.unpack(">I", at + 8 + length, what)
         found = zlib.crc32(kind)
         for start in range(at + 8, at + 8 + length, CHUNK_BYTES):
             found = zlib.crc32(source.at(start, min(CHUNK_BYTES, at + 8 + length - start), what), found)
         if found != stated:
             raise source.damaged(f"{what} does not match its checksum")
-        kinds.add(kind)
+        yield kind
         chunks += 1
         if chunks > 1000 and chunks > at // 64:
             raise source.damaged(f"its {chunks} PNG chunks are all but empty")
         at += 12 + length
-        if kind == b"IEND":
-            break
-    if not {b"IHDR", b"IDAT"} <= kinds:
-        raise source.damaged("it is a PNG without an image")
-    return Facts("png", source.size)
 
 
 def bmp(source: Input) -> Facts:
