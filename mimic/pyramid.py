@@ -1,19 +1,22 @@
 """Level-0 boxes in any order and alignment -> tiles of every level, in bounded memory.
 
-A tile is yielded as soon as its last pixel is there; its area average then becomes a block of the level above. Only
-partial tiles are held, so memory follows the order of the boxes and not the size of the slide.
+    level_0 -> tile -> average -> block -> rise -> tile of the level above, once it is complete -> average -> ...
+
+Only partial tiles are held, so memory follows the order of the boxes and not the size of the slide. ``average`` is the
+one step that costs much, and may be taken in any thread; ``add`` does all of it in one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from mimic import uniform
 from mimic.errors import InternalError
 from mimic.model import Box, Pixels
 
@@ -26,13 +29,24 @@ extreme shape would otherwise have to be held whole."""
 class TilePixels:
     """A complete tile: ``pixels`` is always (tile_px, tile_px, 3), at the image's edges its last row and column repeat.
 
-    ``pixels`` may be a view of the box that was added: whoever holds one keeps that box alive, and unchanged.
+    ``valid`` is its part inside the image. Both may be views of the box that was added: whoever holds one keeps that
+    box alive, and unchanged.
     """
 
     level: int
     column: int
     row: int
     pixels: Pixels
+    valid: Pixels
+
+    def condensed(self) -> TilePixels:
+        """The same, without memory of its own if it is all of one colour: cheap to encode and to average."""
+        pixels = uniform.found(self.pixels)
+        return (
+            self
+            if pixels is self.pixels
+            else replace(self, pixels=pixels, valid=pixels[: len(self.valid), : self.valid.shape[1]])
+        )
 
 
 @dataclass(slots=True)
@@ -83,6 +97,14 @@ class Pyramid:
         Tiles come in an order that depends on the order of the boxes alone. Run the iterator to its end: the work is
         done in it. Raises InternalError for a box that is outside of the image, or overlaps an earlier one.
         """
+        for first in self.level_0(box, pixels):
+            tile: TilePixels | None = first
+            while tile is not None:
+                yield tile
+                tile = self.rise((tile.level, tile.column, tile.row), self.average(tile))
+
+    def level_0(self, box: Box, pixels: Pixels) -> Iterator[TilePixels]:
+        """``add`` without the levels above: each tile is then to be averaged, and its block given to ``rise``."""
         wide, high = self._sizes_px[0]
         right_px, bottom_px = box.x_px + box.width_px, box.y_px + box.height_px
         inside = 0 <= box.x_px < right_px <= wide and 0 <= box.y_px < bottom_px <= high
@@ -94,7 +116,27 @@ class Pyramid:
             for column in range(box.x_px // tile_px, -(-right_px // tile_px)):
                 x_px, y_px = column * tile_px - box.x_px, row * tile_px - box.y_px
                 piece = pixels[max(y_px, 0) : y_px + tile_px, max(x_px, 0) : x_px + tile_px]
-                yield from self._put(0, column, row, max(-x_px, 0), max(-y_px, 0), piece)
+                tile = self._put(0, column, row, max(-x_px, 0), max(-y_px, 0), piece)
+                if tile is not None:
+                    yield tile
+
+    def average(self, tile: TilePixels) -> Pixels:
+        """What a tile of any level is in the level above it, or in ``smallest``. In any thread: nothing is changed."""
+        if tile.level + 1 == len(self._sizes_px):
+            return area_average(tile.valid, *self._keep_factors)
+        return area_average(tile.valid, self._downsample, self._downsample)
+
+    def rise(self, tile: tuple[int, int, int], block: Pixels) -> TilePixels | None:
+        """Put the average of a tile (level, column, row) where it belongs; the tile above, if that completes it."""
+        level, column, row = tile
+        if level + 1 == len(self._sizes_px):
+            self._keep(column, row, block)
+            return None
+        if block.size == 0:
+            return None
+        step_px = self._tile_px // self._downsample
+        (up_column, x), (up_row, y) = divmod(column, self._downsample), divmod(row, self._downsample)
+        return self._put(level + 1, up_column, up_row, x * step_px, y * step_px, block)
 
     def finish(self) -> None:
         """Raises InternalError that names what is missing, unless every tile of every level was yielded."""
@@ -121,8 +163,8 @@ class Pyramid:
         wide, high = self._sizes_px[level]
         return min(self._tile_px, wide - column * self._tile_px), min(self._tile_px, high - row * self._tile_px)
 
-    def _put(self, level: int, column: int, row: int, x_px: int, y_px: int, piece: Pixels) -> Iterator[TilePixels]:
-        """Place ``piece`` at (x_px, y_px) of a tile; when that completes it, yield it and what it completes above."""
+    def _put(self, level: int, column: int, row: int, x_px: int, y_px: int, piece: Pixels) -> TilePixels | None:
+        """Place ``piece`` at (x_px, y_px) of a tile; the tile, when that completes it."""
         where = f"level {level}, column {column}, row {row}"
         _require(not self._done[level][row, column], f"{where}: given twice")
         wide, high = self._valid_px(level, column, row)
@@ -133,7 +175,7 @@ class Pyramid:
                 partial = self._partial[key] = _Partial(np.empty((self._tile_px, self._tile_px, 3), np.uint8))
             _require(partial.fill(x_px, y_px, piece), f"{where}: given twice")
             if partial.covered_px < wide * high:
-                return
+                return None
             del self._partial[key]
             tile = partial.pixels
             _replicate(tile, wide, high)
@@ -141,23 +183,9 @@ class Pyramid:
             _require(key not in self._partial, f"{where}: given twice")
             tile = piece if wide == high == self._tile_px else self._padded(piece)
         self._done[level][row, column] = True
-        yield TilePixels(level, column, row, tile)
-        yield from self._rise(level, column, row, tile[:high, :wide])
+        return TilePixels(level, column, row, tile, tile[:high, :wide])
 
-    def _rise(self, level: int, column: int, row: int, valid: Pixels) -> Iterator[TilePixels]:
-        """Average a complete tile into the level above it, or into ``smallest``."""
-        if level + 1 == len(self._sizes_px):
-            self._keep(column, row, valid)
-            return
-        block = area_average(valid, self._downsample, self._downsample)
-        if block.size == 0:
-            return
-        step_px = self._tile_px // self._downsample
-        (up_column, x), (up_row, y) = divmod(column, self._downsample), divmod(row, self._downsample)
-        yield from self._put(level + 1, up_column, up_row, x * step_px, y * step_px, block)
-
-    def _keep(self, column: int, row: int, valid: Pixels) -> None:
-        block = area_average(valid, *self._keep_factors)
+    def _keep(self, column: int, row: int, block: Pixels) -> None:
         x_px = column * self._tile_px // self._keep_factors[0]
         y_px = row * self._tile_px // self._keep_factors[1]
         self._smallest[y_px : y_px + block.shape[0], x_px : x_px + block.shape[1]] = block
@@ -173,24 +201,32 @@ class Pyramid:
 def area_average(pixels: Pixels, x_factor: int, y_factor: int) -> Pixels:
     """Mean of each block of x_factor by y_factor pixels, half rounded up; a rest that fills no block is dropped.
 
-    Both factors are powers of two. Rows are summed first because they are contiguous, in 16 bit while that holds the
-    sum (up to 256 pixels), then columns of the reshaped sums: every numpy loop is long, and runs without the GIL.
+    Both factors are powers of two. The average of one colour is that colour, as strides of zero.
+
+    Rows are summed first because they are contiguous, in 16 bit while that holds the sum (up to 256 pixels); then each
+    pixel and its neighbour, and those sums and theirs, over the whole array as if it were one row: nine of ten results
+    are never used, yet that takes a third less time than to skip them. Every numpy loop is long, and runs without the
+    GIL.
     """
     high, wide = pixels.shape[0] // y_factor, pixels.shape[1] // x_factor
-    pixels = pixels[: high * y_factor, : wide * x_factor]
     count = x_factor * y_factor
-    if count == 1 or high == 0 or wide == 0:
-        return pixels
-    rows: NDArray[np.unsignedinteger] = pixels[::y_factor].astype(np.uint16 if count <= 256 else np.uint32)
+    if count == 1 or high == 0 or wide == 0 or uniform.is_uniform(pixels):
+        return pixels[:high, :wide]
+    pixels = pixels[: high * y_factor, : wide * x_factor]
+    kind = np.uint16 if count <= 256 else np.uint32
+    rows: NDArray[np.unsignedinteger] = pixels[::y_factor].astype(kind, order="C")
     for row in range(1, y_factor):
-        rows += pixels[row::y_factor]
-    blocks = rows.reshape(high * wide, 3 * x_factor)
-    sums = np.empty((high * wide, 3), rows.dtype)
-    for channel in range(3):
-        total = sums[:, channel]
-        total[:] = blocks[:, channel]
-        for x in range(1, x_factor):
-            total += blocks[:, 3 * x + channel]
+        rows += pixels[row::y_factor].astype(kind, order="C")
+    sums = rows.reshape(-1)
+    width = 1
+    while width * 2 < x_factor:
+        sums = sums[: -3 * width] + sums[3 * width :]
+        width *= 2
+    if x_factor > 1:
+        pairs, step = sums, 3 * x_factor
+        sums = np.empty((high * wide, 3), kind)
+        for channel in range(3):
+            np.add(pairs[channel::step], pairs[channel + 3 * width :: step], out=sums[:, channel])
     sums += count // 2
     sums >>= count.bit_length() - 1
     return sums.astype(np.uint8).reshape(high, wide, 3)

@@ -1,28 +1,49 @@
 """One pass over the pixels: read boxes, make every level, encode and write tiles; in bounded memory, on all cores.
 
+    reading threads      the calling thread           encoding threads
+    read a box      ->   cut it into runs of tiles -> encode, average, keep a sample
+                         write the run, put its    <- Made
+                         averages one level up, send what that completes -> ...
+
 Boxes are read ahead by some threads while others encode; results are taken in the order in which they were asked
-for, so that the same slide always gives the same bytes.
+for, so that the same slide always gives the same bytes. The calling thread alone knows the whole, and touches as few
+pixels as it can.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from mimic import encode
 from mimic.errors import MimicError
-from mimic.model import Box, CodedTile, Pixels, Plan, Progress
+from mimic.model import Box, Pixels, Plan, Progress
 from mimic.pyramid import Pyramid, TilePixels
 from mimic.samples import SampleKeeper
 from mimic.sources import PixelReader
-from mimic.writer import TiffWriter
+from mimic.writer import Run, TiffWriter, joined
 
-TILES_AHEAD = 128
-"""Tiles waiting for an encoder or for their turn: 25 MB raw at 256 px. Each may keep the whole box alive of which it is
+RUN_TILES = 8
+"""Tiles that are handed to a thread at once: handing over one by one costs a sixth of encoding them."""
+RUNS_AHEAD = 16
+"""Runs waiting for an encoder or for their turn: 25 MB raw at 256 px. Each may keep the whole box alive of which it is
 a view, and memory that is touched for the first time costs more than encoding it."""
 
 Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A run of tiles as it is written, from ``column`` on, and the average of each of them."""
+
+    level: int
+    column: int
+    row: int
+    run: Run
+    blocks: list[Pixels]
 
 
 def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper: SampleKeeper, watch: Watch) -> Pixels:
@@ -30,36 +51,22 @@ def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper:
 
     ``keeper`` is offered every level-0 tile. Raises what ``reader`` and ``writer`` raise; no thread outlives the call.
     """
-    pyramid = Pyramid(
-        [(level.width_px, level.height_px) for level in plan.levels],
-        tile_px=plan.tile_px,
-        downsample=plan.downsample,
-    )
     readers = ThreadPoolExecutor(1 if reader.sequential else plan.threads, thread_name_prefix="mimic-read")
     encoders = ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-encode")
-    waiting: deque[tuple[tuple[int, int, int], Future[bytes]]] = (
-        deque()
-    )  # without pixels, which are let go once encoded
     done_px, total_px = 0, plan.levels[0].width_px * plan.levels[0].height_px
     try:
+        making = _Making(plan, writer, encoders, keeper)
         for box, pixels in _read_ahead(reader, readers, ahead=plan.threads + 1):
-            for tile in pyramid.add(box, pixels):
-                if tile.level == 0:
-                    keeper.offer(*valid_part(plan, tile))
-                waiting.append(((tile.level, tile.column, tile.row), encoders.submit(_encode, plan, tile.pixels)))
-                while len(waiting) > TILES_AHEAD:
-                    _write(writer, *waiting.popleft())
+            making.add(box, pixels)
             done_px += box.width_px * box.height_px
             watch(Progress("convert", done_px, total_px))
-        while waiting:
-            _write(writer, *waiting.popleft())
+        return making.finish()
     except BaseException:
         reader.close()  # lets a read that is under way fail at once, so that the threads end
         raise
     finally:
         readers.shutdown(wait=True, cancel_futures=True)
         encoders.shutdown(wait=True, cancel_futures=True)
-    return pyramid.smallest()
 
 
 def _read_ahead(reader: PixelReader, pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[tuple[Box, Pixels]]:
@@ -75,20 +82,75 @@ def _read_ahead(reader: PixelReader, pool: ThreadPoolExecutor, *, ahead: int) ->
         yield first, future.result()
 
 
-def valid_part(plan: Plan, tile: TilePixels) -> tuple[Box, Pixels]:
-    """A level-0 tile's place, and its pixels without the padding at the image's edge."""
-    size = plan.levels[0]
-    x_px, y_px = tile.column * plan.tile_px, tile.row * plan.tile_px
-    box = Box(x_px, y_px, min(plan.tile_px, size.width_px - x_px), min(plan.tile_px, size.height_px - y_px))
-    return box, tile.pixels[: box.height_px, : box.width_px]
+class _Making:
+    """Tiles on their way from boxes to the file; for the calling thread, but for ``_make``.
+
+    When a run is taken from the queue depends on the length of the queue alone, never on who was faster: the order of
+    tiles in the file follows from the order of the boxes.
+    """
+
+    def __init__(self, plan: Plan, writer: TiffWriter, pool: ThreadPoolExecutor, keeper: SampleKeeper) -> None:
+        self._plan, self._writer, self._pool, self._keeper = plan, writer, pool, keeper
+        self._keeping = threading.Lock()
+        sizes_px = [(level.width_px, level.height_px) for level in plan.levels]
+        self._pyramid = Pyramid(sizes_px, tile_px=plan.tile_px, downsample=plan.downsample)
+        self._waiting: deque[Future[_Made]] = deque()  # without pixels, which are let go once encoded
+
+    def add(self, box: Box, pixels: Pixels) -> None:
+        """Send the tiles that ``box`` completes to the encoders; write those whose turn has come."""
+        self._send(self._pyramid.level_0(box, pixels))
+        while len(self._waiting) > RUNS_AHEAD:
+            self._take()
+
+    def finish(self) -> Pixels:
+        """Write what is still under way; the smallest level, whole."""
+        while self._waiting:
+            self._take()
+        return self._pyramid.smallest()
+
+    def _send(self, tiles: Iterable[TilePixels]) -> None:
+        for run in _runs(tiles):
+            self._waiting.append(self._pool.submit(self._make, run))
+
+    def _take(self) -> None:
+        made = self._waiting.popleft().result()
+        self._writer.add_run(made.level, (made.column, made.row), made.run)
+        risen = (
+            self._pyramid.rise((made.level, made.column + index, made.row), block)
+            for index, block in enumerate(made.blocks)
+        )
+        self._send(tile for tile in risen if tile is not None)
+
+    def _make(self, tiles: list[TilePixels]) -> _Made:
+        """In a thread of the pool."""
+        plan, first = self._plan, tiles[0]
+        tiles = [tile.condensed() for tile in tiles]
+        coded = [encode.tile(tile.pixels, quality=plan.quality, profile=plan.profile) for tile in tiles]
+        if first.level == 0:
+            with self._keeping:
+                for tile, data in zip(tiles, coded, strict=True):
+                    self._keeper.offer(_place(plan, tile), tile.valid, coded_bytes=len(data))
+        blocks = [self._pyramid.average(tile) for tile in tiles]
+        return _Made(first.level, first.column, first.row, joined(coded), blocks)
 
 
-def _encode(plan: Plan, pixels: Pixels) -> bytes:
-    return encode.tile(pixels, quality=plan.quality, profile=plan.profile)
+def _place(plan: Plan, tile: TilePixels) -> Box:
+    high, wide = tile.valid.shape[:2]
+    return Box(tile.column * plan.tile_px, tile.row * plan.tile_px, wide, high)
 
 
-def _write(writer: TiffWriter, place: tuple[int, int, int], coded: Future[bytes]) -> None:
-    writer.add_tile(CodedTile(*place, coded.result()))
+def _runs(tiles: Iterable[TilePixels]) -> Iterator[list[TilePixels]]:
+    """Tiles that follow each other side by side, at most RUN_TILES at once."""
+    run: list[TilePixels] = []
+    for tile in tiles:
+        last = run[-1] if run else tile
+        beside = (tile.level, tile.row, tile.column) == (last.level, last.row, last.column + 1)
+        if run and not (beside and len(run) < RUN_TILES):
+            yield run
+            run = []
+        run.append(tile)
+    if run:
+        yield run
 
 
 def read_whole(reader: PixelReader) -> Pixels:

@@ -23,7 +23,7 @@ ROWS = """
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
         ngff chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit disk \
         report staging
-    checksum deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
+    checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers
     model errors settings
@@ -166,6 +166,8 @@ PURE = (
     "optics",
     "naming",
     "geometry",
+    "uniform",
+    "checksum",
     "description",
     "icc",
 )

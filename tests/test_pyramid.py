@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimic import pyramid
+from mimic import pyramid, uniform
 from mimic.errors import InternalError
 from mimic.model import Box, Pixels
 from mimic.pyramid import Pyramid, TilePixels, area_average, thumbnail
@@ -99,6 +99,26 @@ def test_any_boxes_give_the_naive_pyramid(data: st.DataObject) -> None:
             want = naive_level(want, factor)
     np.testing.assert_array_equal(made.smallest(), want)
     assert not made._partial
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_averages_may_rise_in_any_order(data: st.DataObject) -> None:
+    """As they come from threads: the same tiles as from ``add``, pixel by pixel."""
+    source, sizes, boxes = picture(150, 130), sizes_of(150, 130, 3, 2), grid(150, 130, 48)
+    made, truth = (Pyramid(sizes, tile_px=32, downsample=2) for _ in range(2))
+    wanted = {(t.level, t.column, t.row): t.pixels for t in build(source, boxes, truth)}
+    waiting = [tile for box in boxes for tile in made.level_0(box, crop(source, box))]
+    found: dict[tuple[int, int, int], Pixels] = {}
+    while waiting:
+        tile = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
+        place = tile.level, tile.column, tile.row
+        found[place] = tile.pixels
+        above = made.rise(place, made.average(tile))
+        waiting += [above] if above is not None else []
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[place], wanted[place]) for place in found)
+    np.testing.assert_array_equal(made.smallest(), truth.smallest())
 
 
 def test_the_order_of_tiles_follows_from_the_order_of_boxes() -> None:
@@ -189,6 +209,37 @@ def test_average_of_one_value_is_that_value(x: int, y: int, value: int) -> None:
     out = area_average(np.full((130, 200, 3), value, np.uint8), x, y)
     assert out.shape == (130 // y, 200 // x, 3)
     assert (out == value).all()
+
+
+@settings(max_examples=150)
+@given(
+    x=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    y=st.sampled_from([1, 2, 4, 8, 16, 32]),
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    at=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    spread=st.sampled_from([1, 2, 256]),
+    seed=st.integers(0, 2**32),
+)
+def test_average_is_the_plain_mean(
+    x: int, y: int, shape: tuple[int, int], at: tuple[int, int], spread: int, seed: int
+) -> None:
+    """Of a view inside a larger picture, as tiles are; few values make many halves."""
+    rng = np.random.default_rng(seed)
+    whole = (rng.integers(0, spread, (80, 80, 3)) + rng.integers(0, 257 - spread)).astype(np.uint8)
+    part = whole[at[0] : at[0] + shape[0], at[1] : at[1] + shape[1]]
+    high, wide = shape[0] // y, shape[1] // x
+    sums = part[: high * y, : wide * x].astype(np.int64).reshape(high, y, wide, x, 3).sum((1, 3))
+    np.testing.assert_array_equal(area_average(part, x, y), (2 * sums + x * y) // (2 * x * y))
+
+
+def test_one_colour_stays_without_memory_of_its_own() -> None:
+    blank = np.broadcast_to(np.uint8([250, 251, 252]), (64, 64, 3))
+    block = area_average(blank, 4, 4)
+    assert uniform.is_uniform(block) and block.shape == (16, 16, 3) and (block == blank[0, 0]).all()
+    (tile,) = Pyramid([(60, 50)], tile_px=64, downsample=4).add(Box(0, 0, 60, 50), blank[:50, :60])
+    thin = tile.condensed()
+    assert uniform.is_uniform(thin.pixels) and uniform.is_uniform(thin.valid)
+    assert thin.pixels.shape == (64, 64, 3) and thin.valid.shape == (50, 60, 3)
 
 
 def test_half_is_rounded_up_and_below_half_down() -> None:

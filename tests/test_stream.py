@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from mimic import encode, pyramid
 from mimic.errors import BadInput, InternalError, MimicError, OutputError
 from mimic.model import Box, CodedTile, Image, Level, Options, Pixels, Plan, Progress, Scale, Slide
 from mimic.plan import plan
 from mimic.samples import SampleKeeper
 from mimic.stream import read_whole, write_levels
-from mimic.writer import TiffWriter
+from mimic.writer import Run, TiffWriter
 from tools.make_samples import histology
 
 WIDE, HIGH = 1500, 1100
@@ -78,10 +79,13 @@ class Tiles:
         self.tiles: list[CodedTile] = []
         self.fails_at = fails_at
 
-    def add_tile(self, tile: CodedTile) -> None:
-        if len(self.tiles) == self.fails_at:
-            raise OutputError("the disk is full", Path("out.svs"), "Free some space")
-        self.tiles.append(tile)
+    def add_run(self, level: int, place: tuple[int, int], run: Run) -> None:
+        at = 0
+        for index, count in enumerate(run.counts):
+            if len(self.tiles) == self.fails_at:
+                raise OutputError("the disk is full", Path("out.svs"), "Free some space")
+            self.tiles.append(CodedTile(level, place[0] + index, place[1], run.data[at : at + count]))
+            at += count + count % 2
 
 
 def write(
@@ -130,6 +134,57 @@ def test_every_tile_of_every_level_with_its_pixels(truth: Pixels) -> None:
         assert np.array_equal(
             kept.pixels, truth[box.y_px : box.y_px + box.height_px, box.x_px : box.x_px + box.width_px]
         )
+
+
+def test_a_pixel_is_averaged_and_encoded_once(truth: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts, for time: however the boxes lie, each level costs its own pixels, once, and no thread but the encoders'
+    averages."""
+    averaged: list[tuple[int, str]] = []
+    encoded: list[int] = []
+    average, code = pyramid.area_average, encode._jpeg
+
+    def spy_average(pixels: Pixels, x: int, y: int) -> Pixels:
+        averaged.append((pixels.shape[0] * pixels.shape[1], threading.current_thread().name[:13]))
+        return average(pixels, x, y)
+
+    def spy_code(pixels: Pixels, **options: Any) -> bytes:
+        if not options["own_tables"]:  # a small one is coded again with its own
+            encoded.append(pixels.shape[0])
+        return code(pixels, **options)
+
+    monkeypatch.setattr(pyramid, "area_average", spy_average)
+    monkeypatch.setattr(encode, "_jpeg", spy_code)
+    write(Memory(truth), Tiles())
+    assert sum(count for count, _ in averaged) == WIDE * HIGH + (WIDE // 4) * (HIGH // 4)
+    assert {name for _, name in averaged} == {"mimic-encode_"}
+    assert encoded == [256] * (30 + 4)
+
+
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_an_empty_tile_is_encoded_once(monkeypatch: pytest.MonkeyPatch, broadcast: bool) -> None:
+    """Whether the source hands out one pixel for the whole box or writes it out; the bytes are those of the tile."""
+    encoded: list[int] = []
+    code = encode._jpeg
+    blank = np.broadcast_to(np.uint8([250, 252, 251]), (1024, 2048, 3))
+
+    class Empty(Memory):
+        def read(self, box: Box) -> Pixels:
+            part = self.pixels[: box.height_px, : box.width_px]
+            return part if broadcast else part.copy()
+
+    def spy_code(pixels: Pixels, **options: Any) -> bytes:
+        encoded.append(pixels.shape[0])
+        return code(pixels, **options)
+
+    encode._uniform_tile.cache_clear()
+    want = encode.tile(np.ascontiguousarray(blank[:256, :256]), quality=80, profile="ycc")
+    monkeypatch.setattr(encode, "_jpeg", spy_code)
+    tiles = Tiles()
+    smallest, keeper = write(Empty(blank, side_px=512), tiles, threads=1)
+    assert len(encoded) == 2  # with the standard tables, and with its own
+    assert len(tiles.tiles) == 32 + 2 and {tile.data for tile in tiles.tiles} == {want}
+    assert np.array_equal(smallest, blank[:256, :512])
+    assert all(np.array_equal(each.pixels, blank[:256, :256]) for each in keeper.samples())
 
 
 def test_progress_ends_at_the_whole(truth: Pixels) -> None:

@@ -74,11 +74,10 @@ def convert(plan: Plan, pixels: Pixels, *, keeper: verify.SampleKeeper | None = 
     pyramid = Pyramid([(each.width_px, each.height_px) for each in plan.levels], tile_px=TILE, downsample=4)
     with TiffWriter(plan.output) as writer:
         for tile in pyramid.add(Box(0, 0, pixels.shape[1], pixels.shape[0]), pixels):
-            if keeper and tile.level == 0:
-                x, y = tile.column * TILE, tile.row * TILE
-                valid = tile.pixels[: pixels.shape[0] - y, : pixels.shape[1] - x]
-                keeper.offer(Box(x, y, valid.shape[1], valid.shape[0]), valid)
             data = encode.tile(tile.pixels, quality=quality, profile=profile)
+            if keeper and tile.level == 0:
+                box = Box(tile.column * TILE, tile.row * TILE, tile.valid.shape[1], tile.valid.shape[0])
+                keeper.offer(box, tile.valid, coded_bytes=len(data))
             writer.add_tile(CodedTile(tile.level, tile.column, tile.row, data))
         small = thumbnail(pyramid.smallest(), plan.thumbnail_px)
         writer.add_strip("thumbnail", encode.jpeg(small, quality=quality, profile=profile))
@@ -95,8 +94,12 @@ def samples_of(pixels: Pixels, *, count: int = 64) -> tuple[Sample, ...]:
     for y in range(0, pixels.shape[0], TILE):
         for x in range(0, pixels.shape[1], TILE):
             tile = pixels[y : y + TILE, x : x + TILE]
-            keeper.offer(Box(x, y, tile.shape[1], tile.shape[0]), tile)
+            keeper.offer(Box(x, y, tile.shape[1], tile.shape[0]), tile, coded_bytes=coded_bytes(tile))
     return keeper.samples()
+
+
+def coded_bytes(tile: Pixels) -> int:
+    return len(encode.tile(tile, quality=80, profile="ycc"))
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +382,8 @@ def test_keeper_keeps_enough_in_any_order(width: int, height: int, count: int, s
         rng.shuffle(boxes)
         keeper = verify.SampleKeeper(width, height, tile, count)
         for box in boxes:
-            keeper.offer(box, pixels[box.y_px : box.y_px + box.height_px, box.x_px : box.x_px + box.width_px])
+            tile_pixels = pixels[box.y_px : box.y_px + box.height_px, box.x_px : box.x_px + box.width_px]
+            keeper.offer(box, tile_pixels, coded_bytes=int(tile_pixels.sum()) % 5)  # ties, too
         return keeper.samples()
 
     first, again = keep(), keep()
@@ -402,5 +406,13 @@ def test_keeper_prefers_tissue_and_spreads() -> None:
     keeper = verify.SampleKeeper(2048, 2048, 64)
     for y in range(0, 2048, 64):
         for x in range(0, 2048, 64):
-            keeper.offer(Box(x, y, 64, 64), glass[y : y + 64, x : x + 64])
+            tile = glass[y : y + 64, x : x + 64]
+            keeper.offer(Box(x, y, 64, 64), tile, coded_bytes=coded_bytes(tile))
     assert sorted((sample.box.x_px, sample.box.y_px) for sample in keeper.samples()) == sorted(spots)
+
+
+def test_a_sliver_counts_for_less_than_its_bytes() -> None:
+    keeper = verify.SampleKeeper(64 * 100, 8, 64, count=1)
+    keeper.offer(Box(0, 0, 64, 8), np.zeros((8, 64, 3), np.uint8), coded_bytes=100)
+    keeper.offer(Box(64, 0, 16, 8), np.zeros((8, 16, 3), np.uint8), coded_bytes=300)
+    assert [sample.box.x_px for sample in keeper.samples()] == [0]
