@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 from mimic import colour, icc, merge, passthrough, pictures, privacy, provenance, report, sources, staging
 from mimic.deadline import Deadline
+from mimic.errors import BadInput
 from mimic.job import Job, Watch
 from mimic.model import Options, Plan, Report, Request, Slide, Tool
 from mimic.plan import plan
@@ -46,17 +48,20 @@ def _convert(
 ) -> Report:
     started = time.monotonic()
     bfclient.expect(request.options.threads)
+    before = _stamps((request.input,))
     slide = probe(request.input, settings, source=request.options.source)
+    before = _stamps(slide.files) | before
     plans = plan_slide(slide, request, guard)
     claim(slide.files, tuple(each.output for each in plans))
     for each in plans:
         staging.refuse_existing(each.output, overwrite=request.options.overwrite, inputs=slide.files)
-    with closing(report.Digests(slide.files)) as digests, ExitStack() as places:
+    with closing(report.Digests(slide.files, wanted=request.digest)) as digests, ExitStack() as places:
         folders = [places.enter_context(staging.staged(each.output)) for each in plans]
         made = zip(plans, folders, strict=True)
         jobs = [Job(each, folder, request, settings, watch, deadline) for each, folder in made]
         results = tuple(job.run() for job in jobs)
         input_sha256 = digests.result()
+        _refuse_changed(before)
         deadline.check()
         for job in jobs:
             staging.publish(job.staged, job.plan.output, overwrite=request.options.overwrite)
@@ -70,6 +75,30 @@ def _convert(
         input_sha256=input_sha256,
         seconds_s=round(time.monotonic() - started, 3),
     )
+
+
+def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int] | None]:
+    """Size and time of change of every file among ``paths``; None for one that is not there."""
+    found: dict[Path, tuple[int, int] | None] = {}
+    for path in paths:
+        try:
+            told = path.stat()
+        except OSError:
+            found[path] = None
+        else:
+            if not stat.S_ISDIR(told.st_mode):  # one may get the output into it
+                found[path] = (told.st_size, told.st_mtime_ns)
+    return found
+
+
+def _refuse_changed(before: dict[Path, tuple[int, int] | None]) -> None:
+    """Raises BadInput for a file that was written to since: its parts may be those of two slides.
+
+    A digest could not tell: it is computed once, of what is there at some time or other.
+    """
+    for path, told in _stamps(before).items():
+        if told != before[path]:
+            raise BadInput("has changed while it was converted", path, "Convert it again when nothing writes to it")
 
 
 def _tools(plans: tuple[Plan, ...]) -> tuple[Tool, ...]:

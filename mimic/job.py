@@ -102,7 +102,7 @@ class Job:
             self._resolve()
             written, sums = self._write(keeper)
             converted = time.monotonic()
-            with closing(report.Digests((self.staged,))) as digests:
+            with closing(report.Digests((self.staged,), wanted=self.request.digest)) as digests:
                 checks = self._prove(keeper.samples(), sums)
                 sha256 = digests.result()[str(self.staged)]
         except (BadInput, OutputError) as error:

@@ -91,8 +91,7 @@ class Image:
 
     ``index`` is the source's own number of it (Bio-Formats: the series). ``channels`` counts samples a pixel as read
     (3 for RGB) over all channels; ``rgb`` says that they come interleaved or planar as one RGB pixel.
-    ``pixel_type`` is OME's name: "uint8", "float" ... ``acquired`` has no time zone where the file gives none.
-    """
+    ``pixel_type`` is OME's name: "uint8", "float" ... ``acquired`` has no time zone where the file gives none."""
 
     index: int
     role: Role
@@ -197,11 +196,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One task: an input, where its output goes (None: beside it; a folder: in there), and the options."""
+    """One task: an input, where its output goes (None: beside it; a folder: in there), and the options. ``digest``
+    False: nobody will look at the SHA-256 of what is read and written."""
 
     input: Path
     output: Path | None = None
     options: Options = field(default_factory=Options)
+    digest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +312,7 @@ class CodedTile:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A finished file. ``tiles`` counts compressed tiles over all levels."""
+    """A finished file. ``tiles`` counts compressed tiles over all levels; ``sha256`` may be "", not asked for."""
 
     path: Path
     bytes: int
@@ -363,8 +364,7 @@ class Report:
     """What became of one input: a result for every scan image, the tools that took part, and what went wrong.
 
     ``status`` is "converted", "failed" or "skipped"; ``error`` and ``exit_code`` tell why it failed.
-    ``input_sha256`` has the digest of every file that was read, by path.
-    """
+    ``input_sha256`` has every file that was read, by path, and its digest, or "" where nobody asked for it."""
 
     schema: int
     status: Literal["converted", "failed", "skipped"]

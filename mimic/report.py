@@ -129,13 +129,13 @@ def _version(name: str) -> str | None:
 
 
 class Digests:
-    """SHA-256 of files, computed by a thread beside the conversion."""
+    """SHA-256 of files, computed by a thread beside the conversion; of none unless ``wanted``."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], *, wanted: bool = True) -> None:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mimic-digest")
         self._pending: list[tuple[Path, Future[str]]] = [
-            (path, self._pool.submit(self._digest, path)) for path in paths
+            (path, self._pool.submit(self._digest if wanted else _none, path)) for path in paths
         ]
 
     def _digest(self, path: Path) -> str:
@@ -151,10 +151,14 @@ class Digests:
         return digest.hexdigest()
 
     def result(self) -> dict[str, str]:
-        """The digest of every file by its path; waits for them."""
+        """The digest of every file by its path, or ""; waits for them."""
         return {str(path): future.result() for path, future in self._pending}
 
     def close(self) -> None:
         """End the thread, whether or not it is done."""
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _none(_: Path) -> str:
+    return ""

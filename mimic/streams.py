@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from mimic import checksum
 from mimic.errors import BadInput
 from mimic.jpegheads import DHT, DQT, EOI, JpegHeader, header_and_length, segments
 from mimic.model import Check, Progress
@@ -192,7 +192,7 @@ def _read_run(layout: Layout, sheet: Sheet, start: int, stop: int, *, sums: NDAr
                     file.seek(offset)
                     data = file.read(length)
                     decode = segment % every == 0
-                    if sums is not None and (segment >= len(sums) or zlib.crc32(data) != sums[segment]):
+                    if sums is not None and (segment >= len(sums) or checksum.crc32(data) != sums[segment]):
                         found.faults.append(Fault("written", sheet, segment, "not what was written"))
                         decode = True
                     _check_one(found, sheet, segment, data=data, decode=decode)

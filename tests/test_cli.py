@@ -18,7 +18,7 @@ import openslide
 import pytest
 import tifffile
 
-from mimic import errors, sources
+from mimic import errors, report, sources
 from mimic.model import Plan, Progress, Request
 from mimic.screen import Watcher, shown
 from tests.command import PATIENCE_S, ROOT, Done, environment, files, mimic, picture, process
@@ -268,6 +268,19 @@ def test_report_has_everything(tmp_path: Path) -> None:
     assert {stage["name"] for stage in result["stages"]} == {"convert", "verify"}
     tools = {tool["name"]: tool["version"] for tool in told["tools"]}
     assert tools["Bio-Formats"] == "7.3.1" and all(tools.values())
+
+
+@pytest.mark.parametrize("words", [(), ("--report", "r.json"), ("--report-dir", "r"), ("--json",)])
+def test_files_are_digested_for_reports_alone(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    plain = report.Digests._digest
+    monkeypatch.setattr(report.Digests, "_digest", lambda self, path: read.append(path) or plain(self, path))
+    monkeypatch.chdir(tmp_path)
+    source = picture(tmp_path / "a.png")
+    assert mimic("convert", source, "--mpp", "0.5", *words).code == 0
+    assert [path.name for path in read] == (["a.png", "slide.svs"] if words else [])
 
 
 def test_reports_of_several(slides: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 
 import mimic
 from mimic import report, settings, sources, stream, verify
+from mimic.convert import convert
 from mimic.errors import BadInput, LimitReached, MimicError, OutputError, VerificationFailed
-from mimic.model import Box, Plan, Report, Slide
+from mimic.model import Box, Options, Plan, Progress, Report, Request, Slide
+from tests.command import picture
 from tests.conftest import SAMPLE_CZI
 from tools.make_samples import Sample
 
@@ -197,7 +201,7 @@ def test_report_says_what_was_done(converted: Report) -> None:
     assert text["status"] == "converted" and text["input"] == str(SAMPLE_CZI)
     assert result["plan"]["reasons"] and result["written"]["sha256"] and result["checks"]
     assert {stage["name"] for stage in result["stages"]} == {"convert", "verify"}
-    assert {tool["name"] for tool in text["tools"]} >= {"mimic", "Java", "Bio-Formats", "openslide-bin", "imagecodecs"}
+    assert {tool["name"] for tool in text["tools"]} >= {"mimic", "Python", "openslide-bin", "imagecodecs"}
     import hashlib
 
     output = converted.outputs[0]
@@ -292,3 +296,36 @@ def test_existing_output_is_kept_unless_told(tmp_path: Path) -> None:
     assert output.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [output]
     mimic.convert(SAMPLE_CZI, output, overwrite=True)
     assert output.read_bytes()[:4] == b"II*\0"
+
+
+@pytest.mark.parametrize("change", ["touched", "grown", "replaced", "gone"])
+def test_an_input_that_changes_while_it_is_converted_gives_no_output(change: str, tmp_path: Path) -> None:
+    source = picture(tmp_path / "in" / "a.png")
+
+    def watch(step: Progress) -> None:
+        if step.stage != "check":  # the pixels are read by then
+            return
+        if change == "touched":
+            os.utime(source, ns=(1, 1))
+        elif change == "grown":
+            with source.open("ab") as file:
+                file.write(b"\0")
+        elif change == "replaced":
+            picture(tmp_path / "b.png", seed=8).replace(source)
+        else:
+            source.unlink(missing_ok=True)
+
+    with pytest.raises(BadInput) as caught:
+        mimic.convert(source, tmp_path / "out" / "a.svs", mpp_um=0.5, watch=watch)
+    assert caught.value.path == source
+    assert not (tmp_path / "out").exists()
+
+
+def test_digests_are_computed_where_somebody_sees_them(tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    request = Request(source, tmp_path / "a.svs", Options(mpp_um=0.5))
+    done = convert(replace(request, digest=False), settings.load())
+    assert done.input_sha256 == {str(source): ""} and done.results[0].written.sha256 == ""
+    done = convert(replace(request, output=tmp_path / "b.svs"), settings.load())
+    assert done.input_sha256 == {str(source): sha256(source.read_bytes()).hexdigest()}
+    assert done.results[0].written.sha256 == sha256((tmp_path / "b.svs").read_bytes()).hexdigest()
