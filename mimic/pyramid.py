@@ -51,7 +51,11 @@ class TilePixels:
 
 @dataclass(slots=True)
 class _Partial:
-    """A tile that waits for pixels. ``boxes`` tells what is there already, to notice pixels given twice."""
+    """A tile that waits for pixels. ``boxes`` tells what is there already, to notice pixels given twice.
+
+    As long as all that came is of one colour ``pixels`` is one pixel over and over: where nothing was scanned, no level
+    costs memory or time.
+    """
 
     pixels: Pixels
     covered_px: int = 0
@@ -64,8 +68,12 @@ class _Partial:
         if any(x_px < r and left < right_px and y_px < b and top < bottom_px for left, top, r, b in self.boxes):
             return False
         self.boxes.append((x_px, y_px, right_px, bottom_px))
-        self.pixels[y_px:bottom_px, x_px:right_px] = pixels
         self.covered_px += width_px * height_px
+        if uniform.is_uniform(self.pixels):
+            if uniform.is_uniform(pixels) and np.array_equal(pixels[0, 0], self.pixels[0, 0]):
+                return True
+            self.pixels = uniform.written_out(self.pixels)
+        self.pixels[y_px:bottom_px, x_px:right_px] = uniform.written_out(pixels)
         return True
 
 
@@ -172,16 +180,16 @@ class Pyramid:
         if piece.shape != (high, wide, 3):
             partial = self._partial.get(key)
             if partial is None:
-                partial = self._partial[key] = _Partial(np.empty((self._tile_px, self._tile_px, 3), np.uint8))
+                partial = self._partial[key] = _Partial(self._blank(piece))
             _require(partial.fill(x_px, y_px, piece), f"{where}: given twice")
             if partial.covered_px < wide * high:
                 return None
             del self._partial[key]
             tile = partial.pixels
-            _replicate(tile, wide, high)
         else:
             _require(key not in self._partial, f"{where}: given twice")
             tile = piece if wide == high == self._tile_px else self._padded(piece)
+        _replicate(tile, wide, high)
         self._done[level][row, column] = True
         return TilePixels(level, column, row, tile, tile[:high, :wide])
 
@@ -192,10 +200,15 @@ class Pyramid:
 
     def _padded(self, valid: Pixels) -> Pixels:
         high, wide = valid.shape[:2]
-        tile = np.empty((self._tile_px, self._tile_px, 3), np.uint8)
-        tile[:high, :wide] = valid
-        _replicate(tile, wide, high)
+        tile = self._blank(valid)
+        if not uniform.is_uniform(tile):
+            tile[:high, :wide] = valid
         return tile
+
+    def _blank(self, piece: Pixels) -> Pixels:
+        """A whole tile for ``piece`` to be put in; it is already, if it is of one colour."""
+        shape = (self._tile_px, self._tile_px, 3)
+        return np.broadcast_to(piece[0, 0], shape) if uniform.is_uniform(piece) else np.empty(shape, np.uint8)
 
 
 def area_average(pixels: Pixels, x_factor: int, y_factor: int) -> Pixels:
@@ -248,8 +261,9 @@ def _keep_factor(side_px: int, tile_px: int) -> int:
 
 def _replicate(tile: Pixels, wide: int, high: int) -> None:
     """Repeat the last column and row over the rest: unlike black, that adds no edge, hence no bytes and no ringing."""
-    tile[:high, wide:] = tile[:high, wide - 1 : wide]
-    tile[high:] = tile[high - 1]
+    if (high, wide) != tile.shape[:2] and not uniform.is_uniform(tile):
+        tile[:high, wide:] = tile[:high, wide - 1 : wide]
+        tile[high:] = tile[high - 1]
 
 
 def _require(holds: bool, message: str) -> None:

@@ -27,3 +27,12 @@ def found(pixels: Pixels) -> Pixels:
     if pixels[-1, -1].tobytes() != first or pixels[0].tobytes() != first * pixels.shape[1]:
         return pixels
     return np.broadcast_to(pixels[0, 0].copy(), pixels.shape) if (pixels == pixels[0]).all() else pixels
+
+
+def written_out(pixels: Pixels) -> Pixels:
+    """Uniform pixels in memory of their own, to be written to; others as they are."""
+    if not is_uniform(pixels):
+        return pixels
+    whole = np.empty(pixels.shape, np.uint8)
+    whole[:] = np.repeat(pixels[0, :1], pixels.shape[1], axis=0)  # row by row: pixel by pixel takes ten times as long
+    return whole

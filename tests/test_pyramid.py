@@ -103,6 +103,31 @@ def test_any_boxes_give_the_naive_pyramid(data: st.DataObject) -> None:
 
 @settings(max_examples=30)
 @given(data=st.data())
+def test_boxes_of_one_colour_give_the_naive_pyramid(data: st.DataObject) -> None:
+    """Handed out as one pixel over and over, of the same colour or another, beside boxes that are written out."""
+    width, height = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    factor, tile = data.draw(st.sampled_from([2, 4])), data.draw(st.sampled_from([4, 8, 16]))
+    sizes = sizes_of(width, height, data.draw(st.integers(1, 4)), factor)
+    boxes = data.draw(st.permutations(cut(Box(0, 0, width, height), data, 4)))
+    source, given_out = picture(width, height), []
+    for box in boxes:
+        colour = data.draw(st.sampled_from([None, (255, 255, 255), (255, 255, 255), (9, 8, 7)]))
+        if colour is not None:
+            crop(source, box)[:] = colour
+        part = crop(source, box)
+        given_out.append(part if colour is None else np.broadcast_to(np.uint8(colour), part.shape))
+    made, truth = (Pyramid(sizes, tile_px=tile, downsample=factor) for _ in range(2))
+    found = [tile for box, part in zip(boxes, given_out, strict=True) for tile in made.add(box, part)]
+    wanted = [tile for box in boxes for tile in truth.add(box, crop(source, box).copy())]
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.level, one.column, one.row) == (other.level, other.column, other.row)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(one.valid, other.valid)
+    np.testing.assert_array_equal(made.smallest(), truth.smallest())
+
+
+@settings(max_examples=30)
+@given(data=st.data())
 def test_averages_may_rise_in_any_order(data: st.DataObject) -> None:
     """As they come from threads: the same tiles as from ``add``, pixel by pixel."""
     source, sizes, boxes = picture(150, 130), sizes_of(150, 130, 3, 2), grid(150, 130, 48)

@@ -43,3 +43,12 @@ def test_one_pixel_over_and_over_is_taken_as_it_is() -> None:
     assert uniform.is_uniform(blank[2:, 3:]) and not uniform.is_uniform(blank.copy())
     empty = np.zeros((0, 4, 3), np.uint8)
     assert uniform.found(empty) is empty
+
+
+def test_it_is_written_out_to_be_changed() -> None:
+    blank = np.broadcast_to(np.uint8([1, 2, 3]), (9, 7, 3))
+    whole = uniform.written_out(blank)
+    assert np.array_equal(whole, blank) and whole.flags.c_contiguous and whole.flags.writeable
+    whole[:] = 9
+    assert blank[0, 0].tolist() == [1, 2, 3]
+    assert uniform.written_out(whole) is whole
