@@ -37,6 +37,7 @@ class Mosaic:
 
     def mend(self, box: Box, pixels: NDArray[RGB]) -> NDArray[RGB]:
         """RGB ``pixels`` of ``box`` with white where nothing was scanned; the same array when nothing is to be done.
+        One white pixel over and over (see ``uniform``) when nothing is there at all.
 
         For 8-bit and 16-bit RGB, which is brightfield: other channels are fluorescence, where a block may well be black
         and a hole is. Raises BadInput naming a compressed block of which a large part came back as zeros only.
@@ -52,12 +53,19 @@ class Mosaic:
                 raise BadInput(message, self._path, remedy)
         if self._covered:
             return pixels
+        white = np.full(3, np.iinfo(pixels.dtype).max, pixels.dtype)
+        if not len(blocks):
+            return np.broadcast_to(white, pixels.shape)
         bare = np.ones(pixels.shape[:2], bool)
         for x, y, width, height, *_ in blocks:
             bare[_overlap(box, x, y, width, height)] = False
         if bare.any():
             pixels = pixels.copy() if not pixels.flags.writeable else pixels
-            pixels[bare] = np.iinfo(pixels.dtype).max
+            if pixels.flags.c_contiguous:  # a pixel at once takes an eighth of the time of sample by sample
+                kind = np.dtype((np.void, white.nbytes))
+                np.copyto(pixels.view(kind)[..., 0], white.view(kind)[0], where=bare)
+            else:
+                pixels[bare] = white
         return pixels
 
     def _within(self, box: Box) -> NDArray[np.int64]:

@@ -17,10 +17,11 @@ import tifffile
 from numpy.typing import NDArray
 
 import mimic
-from mimic import report, settings, sources, stream, verify
+from mimic import encode, report, settings, sources, stream, verify
 from mimic.convert import convert
 from mimic.errors import BadInput, LimitReached, MimicError, OutputError, VerificationFailed
 from mimic.model import Box, Options, Plan, Progress, Report, Request, Slide
+from mimic.writer import Run, TiffWriter, joined
 from tests.command import picture
 from tests.conftest import SAMPLE_CZI
 from tools.make_samples import Sample
@@ -247,18 +248,15 @@ def test_really_written_samples(name: str, sample: Callable[[str], Sample], tmp_
 
 def test_wrong_pixels_never_get_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that swaps two tiles, a band that is black: the proof stops them, and nothing is left."""
-    write = stream._write
+    write = TiffWriter.add_run
 
-    def black(writer: object, place: tuple[int, int, int], coded: object) -> None:
-        from mimic.model import CodedTile
+    def black(self: TiffWriter, level: int, place: tuple[int, int], run: Run) -> None:
+        if level == 0 and place[1] == 4:
+            data = encode.tile(np.zeros((256, 256, 3), np.uint8), quality=80, profile="ycc")
+            run = joined([data] * len(run.counts))
+        write(self, level, place, run)
 
-        if place[0] == 0 and place[2] == 4:
-            data = stream.encode.tile(np.zeros((256, 256, 3), np.uint8), quality=80, profile="ycc")
-            writer.add_tile(CodedTile(*place, data))  # type: ignore[attr-defined]
-        else:
-            write(writer, place, coded)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(stream, "_write", black)
+    monkeypatch.setattr(TiffWriter, "add_run", black)
     with pytest.raises(VerificationFailed, match=r"blank|pixels"):
         mimic.convert(SAMPLE_CZI, tmp_path / "out.svs")
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimic import uniform
 from mimic.errors import BadInput
 from mimic.model import Box, Pixels
 from mimic.mosaic import Mosaic
@@ -53,7 +54,8 @@ def test_a_hole_becomes_white() -> None:
 
 def test_a_box_in_a_hole_is_all_white() -> None:
     found = facts({-1: [(0, 0, 100, 100), (200, 0, 100, 100)]})
-    assert (mosaic(found).mend(Box(110, 10, 50, 50), filled(50, 50, 0)) == 255).all()
+    empty = mosaic(found).mend(Box(110, 10, 50, 50), filled(50, 50, 0))
+    assert (empty == 255).all() and uniform.is_uniform(empty) and empty.shape == (50, 50, 3)
 
 
 def test_nothing_is_copied_where_nothing_is_to_be_done() -> None:
@@ -142,8 +144,14 @@ blocks_strategy = st.lists(
 
 
 @settings(max_examples=300)
-@given(scenes=st.lists(blocks_strategy, min_size=1, max_size=3), data=st.data(), known=st.booleans())
-def test_against_a_naive_mask(scenes: list[list[Block]], data: Any, known: bool) -> None:
+@given(
+    scenes=st.lists(blocks_strategy, min_size=1, max_size=3),
+    data=st.data(),
+    known=st.booleans(),
+    kind=st.sampled_from([np.uint8, np.uint16]),
+    planar=st.booleans(),
+)
+def test_against_a_naive_mask(scenes: list[list[Block]], data: Any, known: bool, kind: Any, planar: bool) -> None:
     """Every pixel of every box: white where no block of the scene is, else as it came."""
     number = data.draw(st.integers(0, len(scenes) - 1))
     named = {-1: scenes[0]} if len(scenes) == 1 else dict(enumerate(scenes))
@@ -158,6 +166,7 @@ def test_against_a_naive_mask(scenes: list[list[Block]], data: Any, known: bool)
                 at_x, at_y = column - scene.x_px - box.x_px, row - scene.y_px - box.y_px
                 if 0 <= at_x < box.width_px and 0 <= at_y < box.height_px:
                     expected[at_y, at_x] = 1
-    pixels = np.random.default_rng(1).integers(1, 254, (box.height_px, box.width_px, 3), np.uint8)
-    mended = mosaic(found, number).mend(box, pixels.copy())
-    assert np.array_equal(mended, np.where(expected[..., None], pixels, np.uint8(255)))
+    pixels = np.random.default_rng(1).integers(1, 254, (box.height_px, box.width_px, 3), kind)
+    given_out = np.moveaxis(np.moveaxis(pixels, 2, 0).copy(), 0, 2) if planar else pixels.copy()
+    mended = mosaic(found, number).mend(box, given_out)
+    assert np.array_equal(mended, np.where(expected[..., None], pixels, np.iinfo(kind).max)) and mended.dtype == kind
