@@ -21,8 +21,8 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
-        ngff chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit disk \
-        report staging
+        ngff plain chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit \
+        disk report staging
     checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers
@@ -103,6 +103,8 @@ SIDEWAYS = {
     ("sets", "structure"): "the containers' own directories",
     ("libvips", "structure"): "of a picture that does not decode it knows the place",
     ("sources", "libvips"): "the library of ordinary pictures",
+    ("sources", "plain"): "some pictures need no library",
+    ("plain", "structure"): "a TIFF's directories",
     ("strips", "structure"): "bounded reading of a file's bytes",
     ("privacy", "harvest"): "what is searched for was found in the input",
     ("missing", "passthrough"): "how a hole is filled among copied tiles",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic import libvips
+from mimic import libvips, plain
 from mimic.errors import BadInput, OutputError, ToolMissing, Unsupported
 from mimic.model import Box, Image, Level, Pixels, Scale, Slide, Tool
 from mimic.settings import Settings
@@ -106,10 +106,15 @@ def open(
     threads: int,
     settings: Settings,  # noqa: ARG001
     scratch: Path,
-) -> VipsReader:
+) -> VipsReader | plain.Reader:
     """A reader of the picture. ``image`` gives the size that is expected; ``scratch`` takes a large turned picture."""
     level = image.levels[0]
-    return VipsReader(slide.path, (level.width_px, level.height_px), threads=threads, scratch=scratch)
+    size_px = level.width_px, level.height_px
+    found = plain.layout(slide.path) if _kind(slide.path) == "tiff" else None
+    if found is None:
+        return VipsReader(slide.path, size_px, threads=threads, scratch=scratch)
+    _require_size(found.size_px, size_px, slide.path)
+    return plain.Reader(found)
 
 
 def tools(settings: Settings) -> tuple[Tool, ...]:  # noqa: ARG001 (the protocol's)
@@ -143,12 +148,7 @@ class VipsReader:
             check(path)
         with libvips.evaluating, libvips.Border(path):
             self._start()
-        if (self._image.width, self._image.height) != size_px:
-            raise BadInput(
-                f"is {self._image.width} x {self._image.height} pixels now, and was {size_px[0]} x {size_px[1]}",
-                path,
-                "Do not change the file while it is converted",
-            )
+        _require_size((self._image.width, self._image.height), size_px, path)
 
     def boxes(self) -> Sequence[Box]:
         """Bands of a multiple of 256 rows (or of taller tiles) of at most 8 MB, but of one such step at least."""
@@ -218,6 +218,12 @@ class VipsReader:
 def _has_loader(kind: str) -> bool:
     """Whether this libvips can read that kind. Its BMP reader is ImageMagick's, if any, and is not used."""
     return kind in LOADERS and bool(libvips.load().base.type_find("VipsOperation", LOADERS[kind]))
+
+
+def _require_size(found_px: tuple[int, int], size_px: tuple[int, int], path: Path) -> None:
+    if found_px != size_px:
+        message = f"is {found_px[0]} x {found_px[1]} pixels now, and was {size_px[0]} x {size_px[1]}"
+        raise BadInput(message, path, "Do not change the file while it is converted")
 
 
 def _kind(path: Path) -> str:
