@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimic.errors import BadInput
-from mimic.model import Box
+from mimic.model import Box, Pixels
 from mimic.structure import CziFacts, CziScene
 
 RGB = TypeVar("RGB", np.uint8, np.uint16)
@@ -67,6 +67,13 @@ class Mosaic:
             else:
                 pixels[bare] = white
         return pixels
+
+    def blank(self, box: Box) -> Pixels | None:
+        """White pixels where nothing was scanned in all of ``box``: one pixel, read-only and repeated by strides of
+        zero, so that nobody need touch as much memory as the box has. None where there is a block."""
+        if self._covered or len(self._within(box)):
+            return None
+        return np.broadcast_to(np.uint8(np.iinfo(np.uint8).max), (box.height_px, box.width_px, 3))
 
     def _within(self, box: Box) -> NDArray[np.int64]:
         x, y, width, height = self._blocks[:, :4].T

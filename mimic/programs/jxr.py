@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,12 @@ from mimic.settings import Settings
 
 STALL_S = 600.0
 """No picture of MAX_PX takes ten minutes: a decoder that long at it hangs."""
+LOOK_S = 1.0
+"""Between two looks at whether it hangs."""
+CODED_PART = 4
+"""A child's memory has room for data of a quarter of a picture's bytes: scanners' take less. Others get what they
+take."""
+PAGE_BYTES = 4096
 MAX_PX = 64 << 20
 """Largest picture: a scanner's blocks have 1 to 6 million pixels."""
 COPY_AGAIN = "Copy the file again from where it was made"
@@ -49,8 +56,13 @@ class _Child:
         self.room_bytes = room_bytes
         place = Path(tempfile.gettempdir())
         argv: list[str | Path] = [sys.executable, "-P", "-m", "mimic.programs.jxrserver"]
-        self._process = spawn(argv, env=jvm.environment(settings, place), cwd=place, stdin=subprocess.PIPE)
+        env = jvm.environment(settings, place) | {"OPENBLAS_NUM_THREADS": "1"}  # threads that numpy would start in vain
+        self._process = spawn(argv, env=env, cwd=place, stdin=subprocess.PIPE)
         self._stderr = Tail(cast(Any, self._process.stderr))
+        self._asked_s: float | None = None
+        self._late = False
+        self._gone = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="mimic-jxr-watch").start()
         self._ask(b"")  # the child is up: the memory's name is there for a moment only, also if we are killed
         try:
             self._share()
@@ -69,11 +81,19 @@ class _Child:
                 path.unlink()
             leftovers.gone("file", path)
 
+    def _watch(self) -> None:
+        """Kill a process that hangs. One thread for all pictures: to start one for each, and wait until it runs, takes
+        milliseconds where all cores are busy."""
+        while not self._gone.wait(min(LOOK_S, STALL_S)):
+            asked_s = self._asked_s
+            if asked_s is not None and time.monotonic() - asked_s > STALL_S:
+                self._late = True
+                kill(self._process)
+                return
+
     def _ask(self, request: bytes) -> dict[str, str]:
         """The answer to one request. Raises ToolFailed when the child dies over it, or takes too long."""
-        stall = threading.Timer(STALL_S, kill, (self._process,))
-        stall.daemon = True
-        stall.start()
+        self._asked_s = time.monotonic()
         try:
             with contextlib.suppress(OSError):  # of a dead child: there is no answer then
                 stdin = cast(Any, self._process.stdin)
@@ -82,11 +102,10 @@ class _Child:
             line = cast(Any, self._process.stdout).readline()
             return cast(dict[str, str], json.loads(line))
         except ValueError as error:
-            late = stall.finished.is_set()
             self.close()
-            raise self._death(late=late) from error
+            raise self._death(late=self._late) from error
         finally:
-            stall.cancel()
+            self._asked_s = None
 
     def _death(self, *, late: bool) -> ToolFailed:
         code, said = self._process.returncode, self._stderr.text()
@@ -103,12 +122,13 @@ class _Child:
 
     def decode(self, data: bytes, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """Pixels, valid until the next call."""
-        head = json.dumps({"bytes": len(data), "width": width_px, "height": height_px}).encode()
-        answer = self._ask(head + b"\n" + data)
+        at, self._map[: len(data)] = _paged(len(data)), data
+        wanted = {"size": len(data), "at": at, "width": width_px, "height": height_px}
+        answer = self._ask(json.dumps(wanted).encode() + b"\n")
         if "error" in answer:
             raise BadInput(f"its JPEG-XR data are damaged ({answer['error']})", remedy=COPY_AGAIN)
         size = width_px * height_px * 3
-        return np.frombuffer(self._map, np.uint8, size).reshape(height_px, width_px, 3)
+        return np.frombuffer(self._map, np.uint8, size, at).reshape(height_px, width_px, 3)
 
     @property
     def alive(self) -> bool:
@@ -116,6 +136,7 @@ class _Child:
 
     def close(self) -> None:
         """Kill the process; whoever waits for its answer fails."""
+        self._gone.set()
         kill(self._process)  # before its stdin is closed: another thread may be stuck in writing to it
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -135,11 +156,17 @@ def decoded(data: bytes, size_px: tuple[int, int], settings: Settings) -> Iterat
     Raises BadInput for damaged data, ToolFailed when the decoder crashes or hangs over it.
     """
     width_px, height_px = size_px
-    child = _lease(settings, width_px * height_px * 3)
+    size_bytes = width_px * height_px * 3
+    child = _lease(settings, _paged(max(len(data), size_bytes // CODED_PART)) + size_bytes)
     try:
         yield child.decode(data, width_px, height_px)
     finally:
         _release(child)
+
+
+def _paged(size_bytes: int) -> int:
+    """A multiple of a page."""
+    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
 
 
 def _lease(settings: Settings, size_bytes: int) -> _Child:

@@ -3,9 +3,11 @@ process dies.
 
 Runs as ``python -m mimic.programs.jxrserver``; its client is ``jxr``. It ends when its stdin does.
 
-    stdin   {"bytes": 5, "width": 2, "height": 2} and five bytes      stdout   {} or {"error": "..."}
+    stdin   {"size": 5, "at": 4096, "width": 2, "height": 2}      stdout   {} or {"error": "..."}
 
-Pixels, 8-bit RGB, go into memory that client and child both map: the file that the first line of stdin names.
+Data and pixels are in memory that client and child both map, the file that the first line of stdin names: the data at
+its beginning (through a pipe they would come in pieces of 64 KiB, each with a change of process), the pixels, 8-bit
+RGB, from "at" on.
 """
 
 from __future__ import annotations
@@ -19,9 +21,6 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-
-NO_ANSWER = 1
-"""Exit code for a client that stopped in the middle of a request."""
 
 
 def main() -> None:
@@ -41,17 +40,15 @@ def main() -> None:
     _answer(out, {})
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        data = sys.stdin.buffer.read(request["bytes"])
-        if len(data) != request["bytes"]:
-            sys.exit(NO_ANSWER)
-        _answer(out, _decoded(data, block, request["width"], request["height"]))
+        _answer(out, _decoded(block, **request))
 
 
-def _decoded(data: bytes, block: mmap.mmap, width_px: int, height_px: int) -> dict[str, str]:
-    """Decode into the shared block; the error when that fails."""
-    pixels = np.frombuffer(block, np.uint8, width_px * height_px * 3).reshape(height_px, width_px, 3)
+def _decoded(block: mmap.mmap, *, size: int, at: int, width: int, height: int) -> dict[str, str]:
+    """Decode within the shared block; the error when that fails. The decoder gets a copy of the data: what it writes
+    beside the pixels must not change them."""
+    pixels = np.frombuffer(block, np.uint8, width * height * 3, at).reshape(height, width, 3)
     try:
-        imagecodecs.jpegxr_decode(data, out=pixels)
+        imagecodecs.jpegxr_decode(block[:size], out=pixels)
     except (imagecodecs.JpegxrError, ValueError, MemoryError) as error:
         return {"error": str(error)}
     return {}

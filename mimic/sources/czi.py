@@ -161,8 +161,12 @@ class Planes:
         """
         if self._closed:
             raise ToolFailed("the reader is closed", self._slide.path)
+        mosaic = self._mosaic if not level else None
+        blank = mosaic.blank(box) if mosaic is not None else None
+        if blank is not None:
+            return blank
         pixels = self._composed(self._layer(level), box)
-        return self._mosaic.mend(box, pixels) if self._mosaic is not None and not level else pixels
+        return mosaic.mend(box, pixels) if mosaic is not None else pixels
 
     def _layer(self, level: int) -> Layer:
         size = self._image.levels[level]
@@ -172,10 +176,12 @@ class Planes:
         return self._layers[factor]
 
     def _composed(self, layer: Layer, box: Box) -> Pixels:
-        canvas = np.zeros((box.height_px, box.width_px, 3), np.uint8)
+        numbers = layer.within(box)
+        whole = any(_common(box, layer.place(number)) == box for number in numbers)
+        canvas = (np.empty if whole else np.zeros)((box.height_px, box.width_px, 3), np.uint8)
         bare = np.ones(canvas.shape[:2], bool) if self._overlapping[layer.factor] else None
         parts: list[tuple[int, Box, NDArray[np.bool_] | None]] = []
-        for number in reversed(layer.within(box)):  # from the uppermost down: what is hidden needs no decoding
+        for number in reversed(numbers):  # from the uppermost down: what is hidden needs no decoding
             part = _common(box, layer.place(number))
             seen = None
             if bare is not None:
@@ -285,7 +291,10 @@ def _slices(part: Box, origin: Box) -> tuple[slice, slice]:
 
 
 def _put(target: Pixels, pixels: Pixels, seen: NDArray[np.bool_] | None) -> None:
-    """Copy channel by channel: three times as fast as pixel by pixel where their order changes."""
+    """Copy channel by channel where their order changes: three times as fast as pixel by pixel."""
+    if seen is None and pixels.strides[-1] == 1:
+        np.copyto(target, pixels)
+        return
     for channel in range(3):
         np.copyto(target[..., channel], pixels[..., channel], where=True if seen is None else seen)
 
