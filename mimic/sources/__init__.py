@@ -31,6 +31,8 @@ class PixelReader(Protocol):
     def read(self, box: Box) -> Pixels:
         """Pixels of ``box``, which need not be one of ``boxes``; from many threads at once unless ``sequential``.
 
+        Where nothing is they may be one pixel over and over (``uniform``): read-only, and without memory.
+
         Raises BadInput when the source is damaged there, ToolFailed when a program died.
         """
         ...
