@@ -57,7 +57,7 @@ LogFile = Annotated[
     Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE", readable=False)
 ]
 Source = Annotated[
-    str | None, typer.Option("--source", help="zarr, vips, czi, bioformats, bfconvert or bioformats2raw.")
+    str | None, typer.Option("--source", help="zarr, vips, czi, openslide, bioformats, bfconvert or bioformats2raw.")
 ]
 Image = Annotated[int | None, typer.Option("--image", help="Convert this image only (see 'mimic info').")]
 Mpp = Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel; replaces the file's own.")]

@@ -30,6 +30,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
     """Java and Bio-Formats (a JVM is started), libvips, OpenSlide, tiffcp, bioformats2raw, zarr."""
     found = [
         *_of_source("bioformats", settings, "reads microscopes' formats"),
+        *_of_source("openslide", settings, "reads SVS and NDPI, and checks what was written"),
         *_of_source("vips", settings, "reads PNG, JPEG, TIFF and other pictures"),
         *(_of_library(tool) for tool in report.libraries()),
         _tiffcp(settings),

@@ -241,7 +241,7 @@ def _lower(plan: Plan, *, threads: int, settings: Settings) -> Iterator[tuple[tu
         with closing(opened) as tiles:
             yield coded.levels, partial(_from_tiles, tiles, coded, slide.path)
         return
-    readable = slide.source in ("bioformats", "czi") and plan.rendering is None and image.index >= 0
+    readable = slide.source in ("bioformats", "czi", "openslide") and plan.rendering is None and image.index >= 0
     if not readable or slide.format in UNREADABLE or len(image.levels) < 2:
         yield None
         return

@@ -11,7 +11,7 @@ from mimic.errors import Unsupported, UsageError
 from mimic.model import Channel, ChannelView, Colour, Image, Options, Rendering, Slide
 from mimic.render import DTYPES
 
-RENDERING_SOURCES = ("bioformats", "czi", "zarr", "bioformats2raw")
+RENDERING_SOURCES = ("bioformats", "czi", "openslide", "zarr", "bioformats2raw")
 """Sources that give samples as they are in the file (``open_planes``). vips makes 8-bit RGB of pictures itself."""
 
 WHITE: Colour = (255, 255, 255)

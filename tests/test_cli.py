@@ -149,7 +149,7 @@ def test_usage(argv: tuple[str, ...]) -> None:
         (("--appmag", "-20"), "--appmag -20"),
         (("--threads", "0"), "0 threads"),
         (("--image", "7"), "no image 7"),
-        (("--source", "magic"), "vips, czi, bioformats, bfconvert"),
+        (("--source", "magic"), "vips, czi, openslide, bioformats, bfconvert"),
         (("-o", "out.tif"), "out.tif"),
     ],
 )

@@ -21,8 +21,8 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
-        ngff plain chunks darkblocks structure czilayout czislide provenance edit editdraft edittext ifds tiffedit \
-        disk report staging
+        ngff plain chunks darkblocks structure czilayout czislide svsslide ndpislide provenance edit editdraft edittext \
+        ifds tiffedit disk report staging
     checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers
@@ -82,6 +82,12 @@ SIDEWAYS = {
     ("czislide", "ome"): "what is to be believed of a CZI's XML is decided in one place",
     ("czislide", "omexml"): "the schema that ome reads",
     ("czislide", "structure"): "a CZI's own directory and XML",
+    ("sources", "svsslide"): "facts of an Aperio SVS, told without Java",
+    ("sources", "ndpislide"): "facts of an NDPI, told without Java",
+    ("ndpislide", "jpegs"): "how the chroma of a strip is sampled",
+    ("ndpislide", "structure"): "a TIFF's own directories",
+    ("svsslide", "jpegs"): "whether all readers see the colours of a tile alike",
+    ("svsslide", "structure"): "a TIFF's own directories",
     ("sources", "mosaic"): "what no block of a CZI covers is white",
     ("sources", "render"): "samples are arranged as rendering wants them",
     ("sources", "ngff"): "what an OME-Zarr says of itself",
@@ -185,7 +191,7 @@ DOORS = {
     "pyvips": {"libvips"},
     "typer": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey", "cli_batch"},
     "rich": {"screen", "screen_info", "screen_survey", "screen_batch"},
-    "openslide": {"verify", "edit", "copyproof"},
+    "openslide": {"verify", "edit", "copyproof", "sources.openslide"},
     "distributed": set[str](),
 }
 """Libraries that are imported in one place only."""

@@ -32,6 +32,7 @@ from mimic.errors import BadInput, ToolMissing, UsageError
 from mimic.model import Image, Level, Objective, Scale, Slide
 from mimic.programs import bfclient
 from mimic.survey import COLUMNS, FORMULA, SCHEMA, Row, Survey, csv_cell, judge, summarise, survey, to_csv, write_text
+from tests.coded_samples import write_ome
 
 PIXELS = np.random.default_rng(3).integers(120, 256, (512, 512, 3)).astype(np.uint8)
 HOSTILE = (
@@ -141,13 +142,23 @@ def test_one_jvm_for_many_slides_broken_ones_among_them(tmp_path: Path, starts: 
     (tmp_path / "broken.svs").write_bytes(cut[: len(cut) // 2])
     (tmp_path / "noise.czi").write_bytes(bytes(range(256)) * 9)
     picture(tmp_path / "p.png")
+    for number in range(2):
+        write_ome(tmp_path / f"o{number}.ome.tif", "420")
     found = run(tmp_path)
     assert len(starts) == 1
-    assert [row.file for row in found.rows] == ["broken.svs", "noise.czi", "p.png", *(f"s{n}.svs" for n in range(4))]
+    others = ["broken.svs", "noise.czi", "o0.ome.tif", "o1.ome.tif", "p.png"]
+    assert [row.file for row in found.rows] == [*others, *(f"s{n}.svs" for n in range(4))]
     assert found.summary.failed == ("broken.svs", "noise.czi") and found.summary.inconsistent == ("s0.svs",)
     good = found.rows[-1]
     assert (good.codec, good.quality, good.lossy, good.consistent, good.product_um) == ("jpeg", 70, True, True, 10.0)
     assert good.scale_from and "0.25" in good.scale_from and good.magnification_from
+
+
+def test_svs_start_no_jvm(tmp_path: Path, starts: list[int]) -> None:
+    for number in range(3):
+        aperio(tmp_path / f"s{number}.svs", 0.25, 40, quality=70)
+    found = run(tmp_path)
+    assert not starts and len(found.rows) == 3 and not found.summary.failed
 
 
 def test_pictures_start_no_jvm(tmp_path: Path, starts: list[int]) -> None:

@@ -166,6 +166,7 @@ def write_ndpi(path: Path, pixels: RGB) -> None:
             (530, 3, 2, struct.pack("<HH", 1, 1)),
             (65420, 4, 1, struct.pack("<I", 1)),
             (65421, 11, 1, struct.pack("<f", lens)),
+            (65424, 9, 1, bytes(4)),  # the focal plane, without which OpenSlide opens no NDPI
             (65426, 4, len(starts), struct.pack(f"<{len(starts)}I", *starts)),
         ]
         out += raw

@@ -11,7 +11,7 @@ from mimic.errors import UsageError
 from mimic.model import Box, Image, Pixels, Slide, Tool
 from mimic.settings import Settings
 
-ORDER = ("zarr", "vips", "czi", "bioformats", "bfconvert", "bioformats2raw")
+ORDER = ("zarr", "vips", "czi", "openslide", "bioformats", "bfconvert", "bioformats2raw")
 """The first source that claims a file (zarr: a folder) reads it; the last two claim none and are only used by name."""
 
 
