@@ -21,8 +21,8 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
-        ngff plain chunks darkblocks structure czilayout czislide svsslide ndpislide provenance edit editdraft edittext \
-        ifds tiffedit disk report staging
+        ngff plain chunks darkblocks structure czilayout czislide svsslide ndpislide provenance edit editdraft \
+        edittext ifds tiffedit disk report staging
     checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers
