@@ -28,9 +28,9 @@ from mimic.writer import Run, TiffWriter, joined
 
 RUN_TILES = 8
 """Tiles that are handed to a thread at once: handing over one by one costs a sixth of encoding them."""
-RUNS_AHEAD = 16
-"""Runs waiting for an encoder or for their turn: 25 MB raw at 256 px. Each may keep the whole box alive of which it is
-a view, and memory that is touched for the first time costs more than encoding it."""
+RUNS_AHEAD = 4
+"""Runs a thread that wait for an encoder or for their turn: 6 MB raw at 256 px. Each may keep the whole box alive of
+which it is a view, and memory that is touched for the first time costs more than encoding it."""
 
 Watch = Callable[[Progress], None]
 
@@ -56,8 +56,9 @@ def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper:
     done_px, total_px = 0, plan.levels[0].width_px * plan.levels[0].height_px
     try:
         making = _Making(plan, writer, encoders, keeper)
-        for box, pixels in _read_ahead(reader, readers, ahead=plan.threads + 1):
+        for box, pixels in _read_ahead(reader, readers, ahead=2 if reader.sequential else plan.threads):
             making.add(box, pixels)
+            del pixels  # not to be held while the next box is waited for
             done_px += box.width_px * box.height_px
             watch(Progress("convert", done_px, total_px))
         return making.finish()
@@ -70,16 +71,19 @@ def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper:
 
 
 def _read_ahead(reader: PixelReader, pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[tuple[Box, Pixels]]:
-    """Boxes with their pixels, in order, ``ahead`` of them under way."""
+    """Boxes with their pixels, in order; while one is dealt with, ``ahead`` more are read or wait."""
     pending: deque[tuple[Box, Future[Pixels]]] = deque()
+
+    def first() -> tuple[Box, Pixels]:  # a generator's own variable would keep the box alive
+        box, future = pending.popleft()
+        return box, future.result()
+
     for box in reader.boxes():
         pending.append((box, pool.submit(reader.read, box)))
         if len(pending) > ahead:
-            first, future = pending.popleft()
-            yield first, future.result()
+            yield first()
     while pending:
-        first, future = pending.popleft()
-        yield first, future.result()
+        yield first()
 
 
 class _Making:
@@ -99,7 +103,7 @@ class _Making:
     def add(self, box: Box, pixels: Pixels) -> None:
         """Send the tiles that ``box`` completes to the encoders; write those whose turn has come."""
         self._send(self._pyramid.level_0(box, pixels))
-        while len(self._waiting) > RUNS_AHEAD:
+        while len(self._waiting) > RUNS_AHEAD * self._plan.threads:
             self._take()
 
     def finish(self) -> Pixels:

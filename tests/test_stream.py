@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -227,6 +228,30 @@ def test_no_more_boxes_are_read_ahead_than_memory_allows(truth: Pixels) -> None:
 
     write(reader, Tiles(), threads=2, watch=watch)
     assert 0 < ahead <= 4
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_bands_are_let_go_as_soon_as_they_are_encoded(sequential: bool) -> None:
+    """Alive at once: two that are read ahead, one that is cut into tiles, one of which tiles wait, and, for a
+    moment, one that a thread has just done."""
+    alive: set[int] = set()
+    most = 0
+
+    class Bands(Memory):
+        def boxes(self) -> Sequence[Box]:
+            return [Box(0, y, 16384, 256) for y in range(0, 2048, 256)]
+
+        def read(self, box: Box) -> Pixels:
+            nonlocal most
+            pixels = np.full((box.height_px, box.width_px, 3), box.y_px // 256, np.uint8)
+            alive.add(box.y_px)
+            weakref.finalize(pixels, alive.discard, box.y_px)
+            most = max(most, len(alive))
+            return pixels
+
+    whole = np.broadcast_to(np.uint8([0, 0, 0]), (2048, 16384, 3))
+    write(Bands(whole, sequential=sequential), Tiles(), threads=2)
+    assert not alive and 2 <= most <= 5
 
 
 def test_an_error_of_the_reader_closes_it_and_ends_every_thread(truth: Pixels) -> None:
