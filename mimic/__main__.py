@@ -17,11 +17,15 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(GARBAGE_AFTER)
     try:
+        from mimic import settings
         from mimic.cli import main as run
 
+        settings.without_blas_threads()  # before a command loads numpy
         run()
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.freeze()  # what is left goes with the process; to look for garbage in it first took 50 ms
 
 
 if __name__ == "__main__":

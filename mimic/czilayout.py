@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mimic.model import Box
 from mimic.structure import CziScene
+from mimic.structure.coverage import distinct
 from mimic.structure.czi import Subblock
 
 WANTED_PX = 1024
@@ -93,8 +94,8 @@ def cuts(first: NDArray[np.int64], last: NDArray[np.int64], length_px: int) -> l
     order = np.argsort(first, kind="stable")
     starts, reach = first[order], np.maximum.accumulate(last[order])
     before = np.concatenate(([0], reach[:-1]))
-    clean = np.append(np.unique(starts[starts >= before]), length_px)
-    begun = np.unique(starts)
+    clean = np.append(distinct(starts[starts >= before]), length_px)
+    begun = distinct(starts)
     found = [0]
     while length_px - found[-1] > WANTED_PX:
         here = found[-1]

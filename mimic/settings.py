@@ -23,6 +23,14 @@ class Settings:
     bioformats2raw: Path | None = None
 
 
+def without_blas_threads() -> None:
+    """Keep OpenBLAS, which numpy loads, from starting a thread for every core, unless the user wants them.
+
+    Nothing here multiplies matrices; of a short process a tenth of the CPU went into threads that wait for such work.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def environment(temporary: Path) -> dict[str, str]:
     """Of another process of mimic: ours, with ``temporary`` for its temporary files and our way to find modules."""
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))

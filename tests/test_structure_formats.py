@@ -21,7 +21,7 @@ from PIL import Image
 
 from mimic.errors import BadInput
 from mimic.structure import check
-from mimic.structure.coverage import covered_px
+from mimic.structure.coverage import covered_px, distinct
 from mimic.structure.tiff import pages
 from tests.structure_samples import pixels, pyramid, sample_czi, sample_dicom, save, tiff
 
@@ -373,3 +373,10 @@ def test_a_decoder_may_look_at_the_checksums_of_image_data(tmp_path: Path) -> No
             check(path, sums=False)
     path.write_bytes(whole + b"behind the end")
     assert check(path, sums=False).container == "png"
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (50,), (0, 4), (1, 4), (300, 2), (300, 4)])
+def test_distinct_is_numpys_unique(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(5).integers(-4, 4, shape, np.int64)
+    wanted = np.unique(values, axis=0)
+    assert np.array_equal(distinct(values), wanted) and distinct(values).dtype == wanted.dtype

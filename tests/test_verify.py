@@ -416,3 +416,13 @@ def test_a_sliver_counts_for_less_than_its_bytes() -> None:
     keeper.offer(Box(0, 0, 64, 8), np.zeros((8, 64, 3), np.uint8), coded_bytes=100)
     keeper.offer(Box(64, 0, 16, 8), np.zeros((8, 16, 3), np.uint8), coded_bytes=300)
     assert [sample.box.x_px for sample in keeper.samples()] == [0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.5, 4.0, 60.0])
+@pytest.mark.parametrize("level", [0.0, 128.0, 254.0])
+def test_means_and_spreads_are_numpys_in_double_precision(level: float, spread: float) -> None:
+    """Bright and nearly flat, as glass is: sums of squares would lose it in single precision."""
+    noise = np.random.default_rng(4).normal(level, spread, (64, 64, 3)).astype(np.float32)
+    other = noise + np.float32(0.25)
+    assert verify._spread(noise) == pytest.approx(noise.astype(np.float64).std((0, 1)).max(), abs=1e-3)
+    assert verify._mean_difference(noise, other) == pytest.approx(0.25, abs=1e-3)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mimic.errors import BadInput
 from mimic.structure import cziobjective
-from mimic.structure.coverage import covered_px
+from mimic.structure.coverage import covered_px, distinct
 from mimic.structure.czidisplay import display
 from mimic.structure.facts import CziFacts, CziScene, Facts
 from mimic.structure.reader import Input
@@ -268,7 +268,7 @@ def _facts(source: Input, subblocks: list[Subblock], xml: bytes | None) -> CziFa
     x, y, across, down = _bounds(rows)
     planes = {plane: number for number, plane in enumerate(dict.fromkeys(s.plane for s in full))}
     plane_of = np.array([planes[s.plane] for s in full], np.int64)
-    scenes = tuple(_scene(rows[rows[:, 0] == scene], plane_of[rows[:, 0] == scene]) for scene in np.unique(rows[:, 0]))
+    scenes = tuple(_scene(rows[rows[:, 0] == scene], plane_of[rows[:, 0] == scene]) for scene in distinct(rows[:, 0]))
     return CziFacts(
         xml_width_px=width,
         xml_height_px=height,
@@ -302,8 +302,8 @@ def _bounds(rows: NDArray[np.int64]) -> tuple[int, int, int, int]:
 def _scene(rows: NDArray[np.int64], plane_of: NDArray[np.int64]) -> CziScene:
     box = _bounds(rows)
     areas: dict[bytes, int | None] = {}  # planes mostly share their tiling: each tiling is measured once
-    for plane in np.unique(plane_of):
-        tiles = np.unique(rows[plane_of == plane][:, 1:5], axis=0)
+    for plane in distinct(plane_of):
+        tiles = distinct(rows[plane_of == plane][:, 1:5])
         key = tiles.tobytes()
         if key not in areas:
             areas[key] = covered_px(tiles)
