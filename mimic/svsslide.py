@@ -23,8 +23,8 @@ from mimic.structure.tiff import Directory, Walk
 
 FORMAT = "Aperio SVS"
 SUFFIX = ".svs"
-PREFIX = "Aperio Image"
-"""By this Bio-Formats knows a file whatever its name; OpenSlide needs the first word."""
+PREFIX, ANY_PREFIX = "Aperio ", "Aperio Image"
+"""What a description begins with, and by what Bio-Formats knows a file of another name."""
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, ORIENTATION, SAMPLES = (
     256,
     257,
@@ -54,7 +54,7 @@ MPP = re.compile(r"[0-9]{1,2}\.[0-9]{1,12}")
 MPP_RANGE_UM = (0.05, 10.0)
 """Others are told with a doubt, which is Bio-Formats' way and ``ome``'s."""
 POWER = re.compile(r"[0-9]{1,3}(?:\.0{1,6})?")
-DAY = re.compile(r"(?:0[1-9]|1[0-2])/(?:0[1-9]|[12][0-9]|3[01])/(?:[01][0-9]|2[0-5])")
+DAY = re.compile(r"(?:0[1-9]|1[0-2])/(?:0[1-9]|[12][0-9]|3[01])/(?:20[0-9]{2}|[01][0-9]|2[0-5])")
 CLOCK = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]")
 STRANGE_KEYS = frozenset(("OffsetZ", "TotalDepth", "DisplayColor"))
 """Focus planes and colours: Bio-Formats' matter."""
@@ -91,8 +91,8 @@ def told(path: Path, *, source: str) -> Slide | str:
         with Input(path) as file:
             walk = Walk(file)
             pages = [_page(walk, each) for each in walk.directories()]
-            if len(pages) == 1 and path.suffix.lower() != SUFFIX:
-                return "it is one picture that is not named as a slide"
+            if path.suffix.lower() != SUFFIX and (len(pages) == 1 or not pages[0].text.startswith(ANY_PREFIX)):
+                return "it is not named as a slide"
             levels, pictures = _sorted(pages)
             for each in pages:
                 _check_pixels(walk, each)
@@ -106,10 +106,11 @@ def _page(walk: Walk, directory: Directory) -> _Page:
     entry = entries.get(DESCRIPTION)
     if SUBIFDS in entries or directory.name.startswith("SubIFD"):
         raise _Odd("it has SubIFDs")
-    if entry is None or entry.count > TEXT_BYTES:
+    subfile = walk.number(directory, SUBFILE, -1)
+    if entry is None and subfile not in (LABEL, MACRO):
         raise _Odd(f"{directory.name} has no description")
     text = walk.text(directory, DESCRIPTION, most_bytes=TEXT_BYTES)
-    if not text.startswith(PREFIX):
+    if entry is not None and (not text.startswith(PREFIX) or entry.count > TEXT_BYTES):
         raise _Odd(f"the description of {directory.name} is not Aperio's")
     pairs: dict[str, str] = {}
     words: list[str] = []
@@ -127,7 +128,7 @@ def _page(walk: Walk, directory: Directory) -> _Page:
         rows_px=min(walk.number(directory, ROWS, 1 << 31), walk.number(directory, HEIGHT)),
         compression=walk.number(directory, COMPRESSION, 1),
         photometric=walk.number(directory, PHOTOMETRIC, -1),
-        subfile=walk.number(directory, SUBFILE, -1),
+        subfile=subfile,
         text=text,
         pairs=pairs,
         words=tuple(words),
@@ -151,6 +152,8 @@ def _sorted(pages: Sequence[_Page]) -> tuple[list[_Page], list[_Page]]:
     for page in pictures:
         role = "label" if page.subfile == LABEL else "macro"
         other = "macro" if page.subfile == LABEL else "label"
+        if not page.text and pictures[0].subfile == LABEL:
+            continue  # as a GT450 leaves it; a macro alone Bio-Formats takes for the label
         said = [each.lower() for each in page.words]
         if not any(each.startswith(role) for each in said) or any(other in each for each in said):
             raise _Odd(f"the description of {page.name} does not say that it is the {role}")
@@ -290,6 +293,7 @@ def _acquired(stated: dict[str, str]) -> datetime | None:
     if not DAY.fullmatch(day or "") or not CLOCK.fullmatch(clock or ""):
         raise _Odd("it states an unusual date")
     try:
-        return datetime.strptime(f"{day} {clock}", "%m/%d/%y %H:%M:%S")
+        year = "%Y" if len(day or "") == 10 else "%y"
+        return datetime.strptime(f"{day} {clock}", f"%m/%d/{year} %H:%M:%S")
     except ValueError as error:
         raise _Odd("it states an unusual date") from error

@@ -33,6 +33,7 @@ SETTINGS = load()
 SVS = "svs/CMU-1-Small-Region.svs"
 SIZE = (700, 560)
 HEAD = "Aperio Image Library v12.0.15"
+GT450 = "Aperio Leica Biosystems GT450 v1.0.1"
 FACTS = "|AppMag = 40|MPP = 0.2500|Date = 03/05/24|Time = 09:08:07|Time Zone = GMT+00:00|User = u|Left = 1.5"
 
 
@@ -49,6 +50,7 @@ class Layout:
     marks: tuple[int, int] = (1, 9)
     swapped: bool = False
     label_codec: str | None = "lzw"
+    head: str = HEAD
 
 
 def written(path: Path, layout: Layout = Layout()) -> Pixels:
@@ -69,7 +71,7 @@ def written(path: Path, layout: Layout = Layout()) -> Pixels:
             if text is not None:
                 file.write(data, description=text or None, subfiletype=subfile, **options)
 
-        add(picture, f"{HEAD} \r\n700x560 [0,0 700x560] (256x256) JPEG/RGB Q=80{layout.facts}", 0, tiled)
+        add(picture, f"{layout.head} \r\n700x560 [0,0 700x560] (256x256) JPEG/RGB Q=80{layout.facts}", 0, tiled)
         add(np.asarray(PIL.Image.fromarray(picture).resize((100, 80))), layout.thumbnail, 0, strips)
         add(reduced(picture, 2), layout.level, 0, tiled)
         others = [
@@ -384,6 +386,19 @@ PLAIN: dict[str, Layout] = {
     "no macro": Layout(macro=None),
     "neither": Layout(label=None, macro=None),
     "CR LF": Layout(label=f"{HEAD} \r\nlabel 60x70"),
+    "label without a word": Layout(label=""),
+    "label alone, without a word": Layout(label="", macro=None),
+    "macro without a word": Layout(macro=""),
+    "year of four digits": Layout(facts=FACTS.replace("/24", "/2024"), thumbnail=f"{HEAD}\n7 -> 1 - |A = b"),
+    "GT450": Layout(
+        "422",
+        FACTS,
+        f"{GT450}\n700x560 -> 100x80 - {FACTS}",
+        f"{GT450}\r\n700x560 [0,0 700x560] -> 350x280",
+        "",
+        "",
+        head=GT450,
+    ),
     "alone": Layout(thumbnail=None, level=None, label=None, macro=None),
 }
 ODD: dict[str, Layout] = {
@@ -401,7 +416,7 @@ ODD: dict[str, Layout] = {
     "a colour": Layout(facts=FACTS + "|DisplayColor = 255"),
     "no thumbnail": Layout(thumbnail=None),
     "level without a word": Layout(level=""),
-    "label without a word": Layout(label=""),
+    "macro alone, without a word": Layout(label=None, macro=""),
     "macro before label": Layout(swapped=True),
     "no marks": Layout(marks=(0, 0)),
     "one mark": Layout(marks=(1, 0)),
@@ -504,8 +519,9 @@ def test_a_mask_is_bioformats(tmp_path: Path) -> None:
 def test_a_slide_by_another_name(tmp_path: Path) -> None:
     written(tmp_path / "slide.tif")
     assert told(tmp_path / "slide.tif") == bioformats.probe(tmp_path / "slide.tif", SETTINGS)
-    written(tmp_path / "alone.tif", PLAIN["alone"])
-    assert isinstance(told(tmp_path / "alone.tif"), str)
+    for case in ("alone", "GT450"):
+        written(tmp_path / "other.tif", PLAIN[case])
+        assert isinstance(told(tmp_path / "other.tif"), str)
 
 
 def test_what_is_no_svs_is_not_claimed(tmp_path: Path, sample_czi: Path, sample: Callable[[str], Sample]) -> None:
