@@ -21,8 +21,8 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
-        ngff plain chunks darkblocks structure czilayout czislide svsslide ndpislide provenance edit editdraft \
-        edittext ifds tiffedit disk report staging
+        ngff plain chunks darkblocks structure czilayout czislide svsslide ndpislide opinion provenance edit \
+        editdraft edittext ifds tiffedit disk report staging
     checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers
@@ -82,6 +82,9 @@ SIDEWAYS = {
     ("czislide", "ome"): "what is to be believed of a CZI's XML is decided in one place",
     ("czislide", "omexml"): "the schema that ome reads",
     ("czislide", "structure"): "a CZI's own directory and XML",
+    ("sources", "opinion"): "OpenSlide is not the only judge of what it read",
+    ("opinion", "jpegs"): "a tile is made whole for a decoder",
+    ("opinion", "structure"): "where tiles lie",
     ("sources", "svsslide"): "facts of an Aperio SVS, told without Java",
     ("sources", "ndpislide"): "facts of an NDPI, told without Java",
     ("ndpislide", "jpegs"): "how the chroma of a strip is sampled",

@@ -20,7 +20,7 @@ import pytest
 import tifffile
 
 import mimic
-from mimic import ndpislide, privacy, svsslide
+from mimic import ndpislide, opinion, privacy, svsslide
 from mimic.errors import BadInput, ToolFailed, Unsupported
 from mimic.model import Box, Image, Level, Options, Pixels, Rendering, Request, Slide
 from mimic.programs import bfclient
@@ -664,6 +664,49 @@ def test_a_label_that_does_not_decode_is_refused(tmp_path: Path) -> None:
     slide = openslide.probe(path, SETTINGS)
     with pytest.raises(BadInput, match="its label cannot be read"):
         openslide.Planes(slide, slide.images[1], threads=1, settings=SETTINGS)
+
+
+MISREAD: dict[str, Callable[[Path], Any]] = {
+    "rgb.svs": lambda path: written(path, Layout("rgb")),
+    "ycc.svs": lambda path: written(path, Layout("420")),
+    "j2k.svs": lambda path: write_j2k(path, histology(600, 400), compression=33003, photometric="ycbcr"),
+    "run.ndpi": write_ndpi,
+}
+
+
+@pytest.mark.parametrize("how", ["colours", "place"])
+@pytest.mark.parametrize("name", MISREAD)
+def test_what_openslide_misreads_is_refused(
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It judges the output too, where the same mistake would be none; so other decoders have a say."""
+    MISREAD[name](tmp_path / name)
+    plain = openslide._read
+
+    def misread(handle: library.OpenSlide, box: Box, *, level: int) -> PIL.Image.Image:
+        if how == "place":
+            return plain(handle, replace(box, x_px=max(0, box.x_px - 1)), level=level)
+        red, green, blue, alpha = plain(handle, box, level=level).split()
+        return PIL.Image.merge("RGBA", (blue, green, red, alpha))
+
+    slide = openslide.probe(tmp_path / name, SETTINGS)
+    reader = openslide.open(slide, slide.images[0], threads=1, settings=SETTINGS, scratch=tmp_path)
+    reader.close()
+    monkeypatch.setattr(openslide, "_read", misread)
+    with pytest.raises(Unsupported, match="in different ways"):
+        mimic.convert(tmp_path / name, tmp_path / "out.svs", passthrough="never", mpp_um=0.25)
+    assert not (tmp_path / "out.svs").exists()
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_the_second_opinion_is_heard_all_over_the_picture(name: str, tmp_path: Path) -> None:
+    MISREAD[name](tmp_path / name)
+    found = list(opinion.tiles(tmp_path / name))
+    assert len(found) >= 6 and len({box for box, _ in found}) == len(found)
+    slide = openslide.probe(tmp_path / name, SETTINGS)
+    size = slide.images[0].levels[0]
+    last = found[-1][0]
+    assert (last.x_px + last.width_px, last.y_px + last.height_px) == (size.width_px, size.height_px)
 
 
 def test_a_closed_reader_is_closed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import openslide
 import PIL.Image
 
-from mimic import ndpislide, sources, svsslide
+from mimic import ndpislide, opinion, sources, svsslide
 from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
 from mimic.model import Box, Image, Level, Pixels, Rendering, Slide, Tool
 from mimic.render import PlaneReader, PlaneSource, Samples
@@ -221,11 +221,14 @@ def grid(size: Level, box_px: tuple[int, int]) -> list[Box]:
 
 
 def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path) -> PixelReader:
-    """A reader of ``image``; Bio-Formats' of what OpenSlide does not give (an NDPI's mask). Raises BadInput."""
+    """A reader of ``image``; Bio-Formats' of what OpenSlide does not give (an NDPI's mask).
+
+    Raises BadInput, and Unsupported for a scan that another decoder sees in a different way.
+    """
     if image.role not in GIVEN:
         source = sources.load("bioformats")
         return source.open(slide, image, threads=threads, settings=settings, scratch=scratch)
-    return Planes(slide, image, threads=threads, settings=settings)
+    return _agreed(Planes(slide, image, threads=threads, settings=settings), slide, image)
 
 
 def open_planes(
@@ -235,7 +238,15 @@ def open_planes(
     if image.role not in GIVEN:
         source = cast(PlaneSource, sources.load("bioformats"))
         return source.open_planes(slide, image, rendering, threads=threads, settings=settings, scratch=scratch)
-    return Planes(slide, image, threads=threads, settings=settings)
+    return _agreed(Planes(slide, image, threads=threads, settings=settings), slide, image)
+
+
+def _agreed(reader: Planes, slide: Slide, image: Image) -> Planes:
+    """``reader``, of which some tiles are what another decoder sees. Raises Unsupported when they are not."""
+    if image.role == "scan":
+        count = opinion.compare(slide.path, reader.read)
+        log.debug("%d tiles are what another decoder makes of them", count)
+    return reader
 
 
 def tools(settings: Settings) -> tuple[Tool, ...]:  # noqa: ARG001 - the protocol's
