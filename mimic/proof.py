@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from mimic import copyproof, privacy, reread, rules, stored, streams, verify
@@ -40,11 +41,12 @@ def encoded(
         with scan() as reader:
             return reread.sample(reader, samples, threads=plan.threads)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="mimic-again") as beside:
-        again = beside.submit(read_again)
-        structure, seen = _file(staged, plan, sums, watch=watch)
-        caught = verify.pixels(staged, samples, quality=plan.quality, profile=plan.profile, threads=plan.threads)
-        checks = (*structure, *seen, *caught, again.result())
+    judged = partial(verify.pixels, staged, samples, quality=plan.quality, profile=plan.profile, threads=plan.threads)
+    with ThreadPoolExecutor(3, thread_name_prefix="mimic-again") as beside:  # each alone leaves a core idle at times
+        again, caught = beside.submit(read_again), beside.submit(judged)
+        seen = beside.submit(_seen, staged, plan)
+        structure = _structure(staged, plan, sums, watch=watch)
+        checks = (*structure, *seen.result(), *caught.result(), again.result())
     if plan.verify == "full":
         with scan() as reader:
             checks += reread.everything(staged, plan, reader, watch=watch)
@@ -69,7 +71,8 @@ def copied(
 
     Raises VerificationFailed, and BadInput for a tile that does not decode: it is the source's damage.
     """
-    structure, seen = _file(staged, plan, sums, watch=watch)
+    structure = _structure(staged, plan, sums, watch=watch)
+    seen = _seen(staged, plan)
     with scan() as reader:
         checks = copyproof.checks(staged, plan, tiles, reader, watch=watch)
     if not verify.failed(checks):
@@ -79,11 +82,13 @@ def copied(
     return checks
 
 
-def _file(
-    staged: Path, plan: Plan, sums: streams.Sums | None, *, watch: Watch
-) -> tuple[tuple[Check, ...], tuple[Check, ...]]:
-    """What the file itself shows to us, and to other readers. ``sums`` are not believed with ``--verify full``."""
+def _structure(staged: Path, plan: Plan, sums: streams.Sums | None, *, watch: Watch) -> tuple[Check, ...]:
+    """What the file itself shows. ``sums`` are not believed with ``--verify full``."""
     known = None if plan.verify == "full" else sums
-    structure = rules.structure(staged, threads=plan.threads, progress=watch, sums=known)
-    seen = verify.readers(staged, plan)
-    return structure, seen + (privacy.search(staged, plan) if plan.deidentify else ())
+    return rules.structure(staged, threads=plan.threads, progress=watch, sums=known)
+
+
+def _seen(staged: Path, plan: Plan) -> tuple[Check, ...]:
+    """What other readers see in it, and a search for what it must not tell."""
+    found = verify.readers(staged, plan)
+    return (*found, *(privacy.search(staged, plan) if plan.deidentify else ()))
