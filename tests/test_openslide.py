@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -564,6 +566,14 @@ def test_info_and_conversion_start_no_java(
     assert report.results[0].plan.coded is None
 
 
+def test_names_in_an_ndpi_are_learnt_without_java(corpus_file: Callable[[str], Path]) -> None:
+    path = corpus_file(NDPI)
+    request = Request(path, None, Options(deidentify=True))
+    learnt, theirs = (privacy.Guard(request).learn(each.probe(path, SETTINGS)) for each in (openslide, bioformats))
+    assert set(learnt.personal) == set(theirs.personal)
+    assert {"950291", "C9600-12", "2017-02-07T13:07:45"} <= set(learnt.personal)
+
+
 def test_names_in_the_input_are_learnt_without_java(tmp_path: Path) -> None:
     secret = "Erika Mustermann"
     facts = f"{FACTS}|Filename = case4711|Title = {secret}"
@@ -737,3 +747,15 @@ def test_any_name_will_do(name: str, tmp_path: Path) -> None:
     slide = openslide.probe(tmp_path / name, SETTINGS)
     with closing(openslide.Planes(slide, slide.images[0], threads=1, settings=SETTINGS)) as reader:
         assert np.abs(reader.read(Box(0, 0, 700, 560)).astype(int) - picture).mean() < 10
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names are Unicode there")
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff\xfe.svs")
+    try:
+        written(tmp_path / "a.svs")
+        os.rename(tmp_path / "a.svs", path)  # noqa: PTH104 - as bytes
+    except OSError:
+        pytest.skip("the file system wants text")
+    assert mimic.probe(path).source == "openslide"
+    assert mimic.convert(path, tmp_path / "out.svs", passthrough="never").status == "converted"
