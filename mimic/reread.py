@@ -17,18 +17,13 @@ FEWEST, MOST, BOXES_A_SAMPLE = 2, 8, 32
 """Samples that are read again: one for every 32 boxes of the source, within these limits. Each may decode a whole box
 (CZI blocks of 2048 px do), so that more would decode a tenth of a slide twice. What is to be caught, a reader that
 mixes up threads, blocks or shared memory, mixes up many; a single wrong box is caught only by ``--verify full``."""
-TOP = 8
-"""Of a source that is decoded from top to bottom, samples in the first eighth of its rows: those below cost as much as
-the first reading. It is read by one thread, box after box, so there is nothing to be mixed up further down."""
 
 
 def sample(reader: PixelReader, samples: tuple[Sample, ...], *, threads: int = 1) -> Check:
     """Whether the source still gives the very pixels that were caught during the pass, at some of their places."""
     boxes = reader.boxes()
     chosen = sorted(samples, key=lambda each: (each.box.y_px, each.box.x_px))
-    if reader.sequential:
-        lowest = max(box.y_px + box.height_px for box in boxes) // TOP
-        chosen = [each for each in chosen if each.box.y_px + each.box.height_px <= lowest] or chosen[:1]
+    chosen = _at_the_top(chosen, boxes[0]) if reader.sequential else chosen
     count = min(MOST, max(FEWEST, len(boxes) // BOXES_A_SAMPLE))
     chosen = chosen[:: max(1, -(-len(chosen) // count))]
     with ThreadPoolExecutor(1 if reader.sequential else threads, thread_name_prefix="mimic-again") as pool:
@@ -37,6 +32,16 @@ def sample(reader: PixelReader, samples: tuple[Sample, ...], *, threads: int = 1
     wrong = [place for place, equal in zip(places, same, strict=True) if not equal]
     measured = f"other pixels at {'; '.join(wrong)}" if wrong else f"the same in {len(chosen)} of {len(chosen)} boxes"
     return Check("source read again", not wrong, measured, "the same pixels as during the pass")
+
+
+def _at_the_top(samples: list[Sample], first: Box) -> list[Sample]:
+    """The topmost sample, and the topmost behind the ``first`` box, which shows that boxes follow each other rightly.
+
+    Of a source that is decoded from top to bottom those further down cost as much as the first reading, and it is read
+    by one thread, box after box: there is nothing to be mixed up down there.
+    """
+    below = [each for each in samples if each.box.y_px >= first.y_px + first.height_px]
+    return samples[:1] + [each for each in below[:1] if each is not samples[0]]
 
 
 def _same(reader: PixelReader, sample: Sample) -> bool:

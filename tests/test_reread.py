@@ -85,10 +85,13 @@ def test_only_the_top_of_what_is_decoded_from_the_top(pixels: Pixels) -> None:
     tall = np.concatenate([pixels] * 4)
     boxes = [Box(x, y, 8, 8) for y in range(0, 400, 10) for x in range(0, 1200, 300)]
     kept = tuple(Sample(box, tall[box.y_px : box.y_px + 8, box.x_px : box.x_px + 8].copy()) for box in boxes)
-    reader = Memory(tall)
+    reader = Memory(tall, side_px=35)
     reader.sequential = True
-    assert reread.sample(reader, kept).passed and len(reader.read_boxes) == 2
-    assert all(box.y_px + box.height_px <= 50 for box in reader.read_boxes)
+    assert reread.sample(reader, kept).passed
+    assert [box.y_px for box in reader.read_boxes] == [0, 40], "one in the first boxes and one behind them"
+    wrong = Memory(tall, wrong=Box(0, 47, 1, 1), side_px=35)
+    wrong.sequential = True
+    assert not reread.sample(wrong, kept).passed
     lowest = reread.sample(reader, kept[-4:])
     assert "1 of 1" in lowest.measured, "where there is none at the top, the first"
 
