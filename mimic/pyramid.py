@@ -97,7 +97,7 @@ class Pyramid:
         self._done = [np.zeros((-(-high // tile_px), -(-wide // tile_px)), np.bool_) for wide, high in sizes_px]
         wide, high = sizes_px[-1]
         self._keep_factors = (_keep_factor(wide, tile_px), _keep_factor(high, tile_px))
-        self._smallest = np.zeros((high // self._keep_factors[1], wide // self._keep_factors[0], 3), np.uint8)
+        self._smallest = np.empty((high // self._keep_factors[1], wide // self._keep_factors[0], 3), np.uint8)
 
     def add(self, box: Box, pixels: Pixels) -> Iterator[TilePixels]:
         """Take the pixels of ``box`` (height, width, 3) and yield each tile, of any level, that they complete.
