@@ -31,6 +31,8 @@ RUN_TILES = 8
 RUNS_AHEAD = 4
 """Runs a thread that wait for an encoder or for their turn: 6 MB raw at 256 px. Each may keep the whole box alive of
 which it is a view, and memory that is touched for the first time costs more than encoding it."""
+RISEN_AFTER = 128
+"""Runs after which it is the turn of one that was made from averages: by then it is encoded, with any ``threads``."""
 
 Watch = Callable[[Progress], None]
 
@@ -89,8 +91,8 @@ def _read_ahead(reader: PixelReader, pool: ThreadPoolExecutor, *, ahead: int) ->
 class _Making:
     """Tiles on their way from boxes to the file; for the calling thread, but for ``_make``.
 
-    When a run is taken from the queue depends on the length of the queue alone, never on who was faster: the order of
-    tiles in the file follows from the order of the boxes.
+    The order of tiles in the file follows from the order of the boxes, never from who was faster or how many there are:
+    level 0 is written as it comes, what is made from it so many runs later.
     """
 
     def __init__(self, plan: Plan, writer: TiffWriter, pool: ThreadPoolExecutor, keeper: SampleKeeper) -> None:
@@ -98,32 +100,40 @@ class _Making:
         self._keeping = threading.Lock()
         sizes_px = [(level.width_px, level.height_px) for level in plan.levels]
         self._pyramid = Pyramid(sizes_px, tile_px=plan.tile_px, downsample=plan.downsample)
-        self._waiting: deque[Future[_Made]] = deque()  # without pixels, which are let go once encoded
+        self._waiting: deque[Future[_Made]] = deque()  # of level 0; without pixels, which are let go once encoded
+        self._risen: deque[tuple[int, Future[_Made]]] = deque()  # of the levels below it, with the number of their turn
+        self._turn = 0
 
     def add(self, box: Box, pixels: Pixels) -> None:
         """Send the tiles that ``box`` completes to the encoders; write those whose turn has come."""
-        self._send(self._pyramid.level_0(box, pixels))
+        self._waiting.extend(map(self._sent, _runs(self._pyramid.level_0(box, pixels))))
         while len(self._waiting) > RUNS_AHEAD * self._plan.threads:
             self._take()
 
     def finish(self) -> Pixels:
         """Write what is still under way; the smallest level, whole."""
-        while self._waiting:
+        while self._waiting or self._risen:
             self._take()
         return self._pyramid.smallest()
 
-    def _send(self, tiles: Iterable[TilePixels]) -> None:
-        for run in _runs(tiles):
-            self._waiting.append(self._pool.submit(self._make, run))
+    def _sent(self, run: list[TilePixels]) -> Future[_Made]:
+        return self._pool.submit(self._make, run)
+
+    def _next(self) -> Future[_Made]:
+        if self._risen and (self._risen[0][0] <= self._turn or not self._waiting):
+            return self._risen.popleft()[1]
+        return self._waiting.popleft()
 
     def _take(self) -> None:
-        made = self._waiting.popleft().result()
+        made = self._next().result()
+        self._turn += 1
         self._writer.add_run(made.level, (made.column, made.row), made.run)
         risen = (
             self._pyramid.rise((made.level, made.column + index, made.row), block)
             for index, block in enumerate(made.blocks)
         )
-        self._send(tile for tile in risen if tile is not None)
+        for run in _runs(tile for tile in risen if tile is not None):
+            self._risen.append((self._turn + RISEN_AFTER, self._sent(run)))
 
     def _make(self, tiles: list[TilePixels]) -> _Made:
         """In a thread of the pool."""
