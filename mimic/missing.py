@@ -247,5 +247,9 @@ class MendedTiles:
             (self._missing.tiles if data is None else self._sound).add(place)
         return data
 
+    def tiles(self, level: int, row: int, columns: range) -> list[bytes | None]:
+        """As TileReader has it."""
+        return [self.tile(level, column, row) for column in columns]
+
     def close(self) -> None:
         self._tiles.close()

@@ -47,6 +47,10 @@ class TileReader(Protocol):
         """The tile's bytes as ``Coded`` describes them (tables merged in when they are not shared); None: missing."""
         ...
 
+    def tiles(self, level: int, row: int, columns: range) -> list[bytes | None]:
+        """Tiles side by side, as ``tile`` gives them, read together."""
+        ...
+
     def close(self) -> None: ...
 
 

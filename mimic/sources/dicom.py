@@ -131,19 +131,26 @@ class DicomTiles:
 
     def tile(self, level: int, column: int, row: int) -> bytes | None:
         """The frame's bytes as they are, a padding byte at their end included; None: the series has none there."""
+        return self.tiles(level, row, range(column, column + 1))[0]
+
+    def tiles(self, level: int, row: int, columns: range) -> list[bytes | None]:
+        """As ``tile``, of those side by side."""
         sheet = self._sheets[level]
-        part = int(sheet.where[row, column, 0])
-        spans = sheet.spans(row, column)
-        if not spans:
-            return None
-        source = self._inputs[sheet.parts[part].path]
-        with self._lock:
-            return b"".join(source.upto(offset, length) for offset, length in spans)
+        where = sheet.where[row, columns.start : columns.stop].tolist()
+        found: list[bytes | None] = [None] * len(columns)
+        for number in sorted({part for part, _ in where if part >= 0}):
+            part = sheet.parts[number]
+            spans = {index: part.spans(frame) for index, (other, frame) in enumerate(where) if other == number}
+            with self._lock:
+                read = iter(self._inputs[part.path].many([span for each in spans.values() for span in each]))
+            for index, each in spans.items():
+                found[index] = b"".join(next(read) for _ in each)
+        return found
 
     def close(self) -> None:
         """Let the files go; may be called twice."""
         for source in self._inputs.values():
-            source.__exit__(None, None, None)
+            source.close()
 
 
 def _groups(slide: Slide) -> dict[tuple[int, int], list[Instance]]:

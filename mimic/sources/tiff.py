@@ -123,25 +123,27 @@ class TiffTiles:
             raise BadInput("is not the file it was when the plan was made", path, "Do not change it meanwhile")
         self._sheets = [by_size[size] for size in wanted]
         self._lock = threading.Lock()
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise BadInput(f"cannot be read: {error.strerror or error}", path) from error
+        self._input = Input(path)
 
     def tile(self, level: int, column: int, row: int) -> bytes | None:
         """The tile's bytes; shared tables are merged in when the plan does not share them. None: the file has none."""
+        return self.tiles(level, row, range(column, column + 1))[0]
+
+    def tiles(self, level: int, row: int, columns: range) -> list[bytes | None]:
+        """As ``tile``, of those side by side."""
         sheet = self._sheets[level]
-        index = row * sheet.columns + column
-        offset, count = int(sheet.offsets[index]), int(sheet.counts[index])
-        if not offset or not count:
-            return None
-        where = f"the tile in column {column}, row {row} of {sheet.name}"
-        try:
-            with self._lock:
-                self._file.seek(offset)
-                data = self._file.read(count)
-        except OSError as error:
-            raise BadInput(f"{where} cannot be read: {error.strerror or error}", self._path) from error
+        run = slice(row * sheet.columns + columns.start, row * sheet.columns + columns.stop)
+        spans = list(zip(sheet.offsets[run].tolist(), sheet.counts[run].tolist(), strict=True))
+        there = [span for span in spans if all(span)]
+        with self._lock:
+            read = iter(self._input.many(there))
+        found: list[bytes | None] = []
+        for column, span in zip(columns, spans, strict=True):
+            found.append(self._whole(sheet, (column, row), next(read), span[1]) if all(span) else None)
+        return found
+
+    def _whole(self, sheet: _Sheet, place: tuple[int, int], data: bytes, count: int) -> bytes:
+        where = f"the tile in column {place[0]}, row {place[1]} of {sheet.name}"
         if len(data) < count:
             raise BadInput(f"{where} lies beyond the end of the file", self._path, COPY_AGAIN)
         if sheet.tables is None or sheet.tables == self._shared:
@@ -153,7 +155,7 @@ class TiffTiles:
 
     def close(self) -> None:
         """Let the file go; may be called twice."""
-        self._file.close()
+        self._input.close()
 
 
 def _sheets(walk: Walk) -> list[_Sheet]:

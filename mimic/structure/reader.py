@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,10 @@ from mimic.errors import BadInput
 COPY_AGAIN = "Copy it again from the scanner or the archive"
 SLACK_BYTES = 64 << 20
 """Read beyond twice the file's size only when structures overlap, which no writer does: a way to keep a check busy."""
+
+GAP_BYTES = 4096
+"""Spans that lie no further apart are read at once: a call costs as much as some kilobytes more."""
+RUN_BYTES = 4 << 20
 
 
 class Input:
@@ -46,6 +51,10 @@ class Input:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go; may be called twice."""
         self._file.close()
 
     def at(self, offset: int, count: int, what: str) -> bytes:
@@ -59,6 +68,19 @@ class Input:
     def upto(self, offset: int, count: int) -> bytes:
         """At most ``count`` bytes from ``offset``, fewer at the end of the file."""
         return self._read(offset, max(0, min(count, self.size - offset))) if offset >= 0 else b""
+
+    def many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """What stands in each span (offset, count), cut at the end of the file; neighbours are read at once."""
+        found: list[bytes] = []
+        while len(found) < len(spans):
+            start, stop = spans[len(found)][0], sum(spans[len(found)])
+            last = len(found) + 1
+            while last < len(spans) and 0 <= spans[last][0] - stop <= GAP_BYTES and stop - start < RUN_BYTES:
+                stop = sum(spans[last])
+                last += 1
+            run = self.upto(start, stop - start)
+            found += [run[offset - start : offset - start + count] for offset, count in spans[len(found) : last]]
+        return found
 
     def unpack(self, layout: str, offset: int, what: str) -> tuple[Any, ...]:
         """``struct.unpack`` of what stands at ``offset``."""
