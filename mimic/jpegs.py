@@ -22,6 +22,8 @@ IDS_RGB = (0x52, 0x47, 0x42)
 IDS_APERIO = (0, 1, 2)
 SUBSAMPLED = frozenset(((2, 2), (2, 1)))
 """YCbCr 4:2:0 and 4:2:2, the two that all readers show right."""
+KNOWN_HEADERS = 16
+"""Tiles that share their tables have one header or a few; those with Huffman tables of their own have one each."""
 ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
 
 
@@ -219,6 +221,30 @@ def decodable(data: bytes, *, tables: bytes | None, photometric: int) -> bytes:
     if photometric == RGB and found.adobe is None and found.ids != IDS_RGB:
         return stream[:2] + ADOBE_RGB + stream[2:]
     return stream
+
+
+class Completer:
+    """Makes streams what ``decodable`` makes of them; tiles that share a header have it worked out once.
+
+    For any thread.
+    """
+
+    def __init__(self, *, tables: bytes | None, photometric: int) -> None:
+        self._tables, self._photometric = tables, photometric
+        self._known: list[tuple[bytes, bytes]] = []
+
+    def whole(self, data: bytes) -> bytes:
+        """Raises ValueError for data that need something put in and are no JPEG."""
+        if self._tables is None and self._photometric != RGB:
+            return data
+        for head, whole in self._known:
+            if data.startswith(head):
+                return whole + data[len(head) :]
+        head = data[: header(data, self._tables).length_bytes]
+        whole = decodable(head, tables=self._tables, photometric=self._photometric)
+        if len(self._known) < KNOWN_HEADERS:
+            self._known.append((head, whole))
+        return whole + data[len(head) :]
 
 
 def codestream_fault(data: bytes, tile_px: int) -> str | None:

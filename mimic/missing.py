@@ -229,8 +229,8 @@ class MendedTiles:
     """A TileReader that has not got the tiles that do not decode."""
 
     def __init__(self, tiles: TileReader, plan: Plan, missing: Missing) -> None:
-        self._tiles, self._plan, self._missing = tiles, plan, missing
-        self._guard = passthrough.Guard(plan)
+        self._tiles, self._missing = tiles, missing
+        self._guard, self._decoder = passthrough.Guard(plan), passthrough.Decoder(plan)
         self._sound: set[tuple[int, int, int]] = set()
 
     def tile(self, level: int, column: int, row: int) -> bytes | None:
@@ -240,7 +240,7 @@ class MendedTiles:
             data = None if place in self._missing.tiles else self._tiles.tile(level, column, row)
             if data is not None and place not in self._sound:
                 self._guard.check(data, level, (column, row))
-                passthrough.reduced(self._plan, data, level, (column, row), 1)
+                self._decoder.reduced(data, level, (column, row), 1)
         except BadInput:
             data = None
         with self._missing.lock:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from typing import Any, cast
 
 import imagecodecs
@@ -23,14 +25,15 @@ from mimic.model import Box, Coded, CodedTile, Image, Pixels, Plan, Progress, Sl
 from mimic.pyramid import Pyramid, TilePixels
 from mimic.sources import TileReader
 from mimic.structure.reader import COPY_AGAIN
-from mimic.writer import TiffWriter
+from mimic.writer import Run, TiffWriter, joined
 
 TILES_AHEAD = 256
-"""Tiles waiting for a decoder, an encoder or their turn: 50 MB raw at 256 px."""
-KNOWN_HEADERS = 16
-"""Tiles that share their tables have one header or a few; those with Huffman tables of their own have one each."""
-BATCH_TILES = 16
-"""Tiles that are handed to a thread at once: handing over one costs a third of decoding it."""
+"""Tiles waiting for an encoder or their turn: 50 MB raw at 256 px."""
+BATCH_PX = 1 << 21
+"""Pixels of tiles, side by side, that a thread reads, proves and joins at once: one by one, handing over costs a third
+of decoding. Of large tiles a batch is one."""
+BATCHES_AHEAD = 4
+"""Batches a thread that are under way or wait for their turn."""
 BLOCK_PX = 8
 """A JPEG's blocks: their means cost no transform, but every coefficient is still decoded, so damage shows as always."""
 SCALED = (4, BLOCK_PX)
@@ -74,35 +77,93 @@ def write_levels(
 ) -> Pixels:
     """Write all tiles of all levels and return the smallest level whole, for the thumbnail.
 
-    Every tile is read once and decoded once, strictly, while others are copied: that it can be, what the levels below
-    are made of, and what ``witness`` is told (the means of 8 px squares of each tile of level 0, row by row) come from
-    the same decoding. Raises BadInput that names the place of a tile that is not as the plan says or does not decode;
-    no thread outlives the call.
+    Every tile is read once and decoded once, strictly, before it is written: that it can be, what the levels below are
+    made of, and what ``witness`` is told (the means of 8 px squares of tiles side by side of level 0, row by row, and
+    the place of the first) come from the same decoding. Raises BadInput that names the place of a tile that is not as
+    the plan says or does not decode; no thread outlives the call.
     """
-    guard, blank = Guard(plan), white_tile(plan)
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-copy")
     total_px = sum(level.width_px * level.height_px for level in plan.levels[: plan.copied_levels])
+    waiting: deque[tuple[_Batch, Future[_Copied]]] = deque()
     done_px = 0
     try:
         below = _Below(plan, writer, pool)
-        decoding = _Decoding(plan, pool, below, witness)
-        for level in range(plan.copied_levels):
-            for column, row in places(plan, level):
-                data = tiles.tile(level, column, row)
-                if data is None:
-                    data = blank
-                else:
-                    guard.check(data, level, (column, row))
-                writer.add_tile(CodedTile(level, column, row, data))
-                decoding.add(level, (column, row), data)
-                done_px = min(total_px, done_px + plan.tile_px**2)
-                if column == 0:
-                    watch(Progress("copy", done_px, total_px))
-            decoding.flush()
-        decoding.finish()
-        return below.finish()
+        copier = _Copier(plan, tiles, below, witnessed=witness is not None)
+        batches = _batches(plan)
+        while True:
+            for batch in islice(batches, BATCHES_AHEAD * plan.threads - len(waiting)):
+                waiting.append((batch, pool.submit(copier.copied, batch)))
+            if not waiting:
+                return below.finish()
+            batch, future = waiting.popleft()
+            copied = future.result()
+            writer.add_run(batch.level, batch.place, copied.run)
+            if copied.means is not None and witness is not None:
+                witness(batch.place, copied.means)
+            if copied.reduced is not None:
+                below.add(batch.place, copied.reduced)
+            done_px = min(total_px, done_px + len(batch.columns) * plan.tile_px**2)
+            watch(Progress("copy", done_px, total_px))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Tiles side by side."""
+
+    level: int
+    row: int
+    columns: range
+
+    @property
+    def place(self) -> Place:
+        return self.columns.start, self.row
+
+
+def _batches(plan: Plan) -> Iterator[_Batch]:
+    """All tiles that are copied, level by level and row by row."""
+    for number, level in enumerate(plan.levels[: plan.copied_levels]):
+        across, down = -(-level.width_px // plan.tile_px), -(-level.height_px // plan.tile_px)
+        step = max(1, BATCH_PX // plan.tile_px**2)
+        for row in range(down):
+            for first in range(0, across, step):
+                yield _Batch(number, row, range(first, min(across, first + step)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Copied:
+    """A batch, ready to be written, and what its one decoding gave: pixels for the level below, and the ``means`` that
+    the witness is told, each None where nobody wants them."""
+
+    run: Run
+    reduced: Pixels | None
+    means: Pixels | None
+
+
+class _Copier:
+    """Reads, checks and decodes batches, in any thread."""
+
+    def __init__(self, plan: Plan, tiles: TileReader, below: _Below, *, witnessed: bool) -> None:
+        self._plan, self._tiles, self._witnessed = plan, tiles, witnessed
+        self._last, self._factor = below.level, below.factor
+        self._guard, self._decoder, self._blank = Guard(plan), Decoder(plan), white_tile(plan)
+
+    def copied(self, batch: _Batch) -> _Copied:
+        """Raises BadInput for the first tile that is not what it should be."""
+        level, last = batch.level, batch.level == self._last
+        factor = self._factor if last else BLOCK_PX
+        found, parts = [], []
+        for column, data in zip(batch.columns, self._tiles.tiles(level, batch.row, batch.columns), strict=True):
+            place = column, batch.row
+            if data is not None:
+                self._guard.check(data, level, place)
+            found.append(self._blank if data is None else data)
+            parts.append(self._decoder.reduced(found[-1], level, place, factor))
+        strip = np.concatenate(parts, axis=1)
+        rest = BLOCK_PX // factor
+        means = pyramid.area_average(strip, rest, rest) if self._witnessed and not level else None
+        return _Copied(joined(found), strip if last else None, means)
 
 
 def places(plan: Plan, level: int) -> Iterator[Place]:
@@ -162,60 +223,9 @@ class Guard:
             return f"its colours are not coded as those of other tiles ({kind})"
         if header.comments and self._plan.deidentify:
             return "its JPEG header holds comments, which --deidentify does not let pass; use --passthrough never"
-        if len(self._known) < KNOWN_HEADERS:
+        if len(self._known) < jpegs.KNOWN_HEADERS:
             self._known.append(data[: header.length_bytes])
         return None
-
-
-class _Decoding:
-    """Decodes every copied tile once, as small as those who want it allow, and gives it to them in order."""
-
-    def __init__(
-        self, plan: Plan, pool: ThreadPoolExecutor, below: _Below, witness: Callable[[Place, Pixels], None] | None
-    ) -> None:
-        self._plan, self._pool, self._below, self._witness = plan, pool, below, witness
-        self._batch: list[tuple[Place, bytes]] = []
-        self._level = 0
-        self._waiting: deque[tuple[int, list[Place], Future[list[Pixels]]]] = deque()
-
-    def add(self, level: int, place: Place, data: bytes) -> None:
-        """Take a tile; the next one of another level comes after ``flush``."""
-        self._level = level
-        self._batch.append((place, data))
-        if len(self._batch) >= BATCH_TILES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send off what was gathered."""
-        if not self._batch:
-            return
-        places, level = [place for place, _ in self._batch], self._level
-        decoded = self._pool.submit(_all_reduced, self._plan, level, self._batch, self._factor(level))
-        self._waiting.append((level, places, decoded))
-        self._batch = []
-        while len(self._waiting) > TILES_AHEAD // BATCH_TILES:
-            self._take()
-
-    def finish(self) -> None:
-        """Raises BadInput for the first tile that does not decode."""
-        while self._waiting:
-            self._take()
-
-    def _factor(self, level: int) -> int:
-        return self._below.factor if level == self._below.level else BLOCK_PX
-
-    def _take(self) -> None:
-        level, places, future = self._waiting.popleft()
-        for place, pixels in zip(places, future.result(), strict=True):
-            if level == 0 and self._witness is not None:
-                rest = BLOCK_PX // self._factor(level)
-                self._witness(place, pyramid.area_average(pixels, rest, rest))
-            if level == self._below.level:
-                self._below.add(place, pixels)
-
-
-def _all_reduced(plan: Plan, level: int, batch: list[tuple[Place, bytes]], factor: int) -> list[Pixels]:
-    return [reduced(plan, data, level, place, factor) for place, data in batch]
 
 
 class _Below:
@@ -233,10 +243,10 @@ class _Below:
         self._encoding: deque[tuple[TilePixels, Future[bytes]]] = deque()
 
     def add(self, place: Place, reduced: Pixels) -> None:
-        """Take a tile of the last copied level, reduced by ``factor``; all of them, in any order."""
+        """Take tiles side by side of the last copied level, reduced by ``factor``, the first at ``place``."""
         step = self._plan.tile_px // self.factor
         x_px, y_px = place[0] * step, place[1] * step
-        box = Box(x_px, y_px, min(step, self._size[0] - x_px), min(step, self._size[1] - y_px))
+        box = Box(x_px, y_px, min(reduced.shape[1], self._size[0] - x_px), min(step, self._size[1] - y_px))
         if box.width_px <= 0 or box.height_px <= 0:
             return  # less than one pixel of the level below
         for tile in self._pyramid.add(box, reduced[: box.height_px, : box.width_px]):
@@ -257,19 +267,26 @@ class _Below:
         self._writer.add_tile(CodedTile(level, tile.column, tile.row, future.result()))
 
 
-def reduced(plan: Plan, data: bytes, level: int, place: Place, factor: int) -> Pixels:
-    """A tile decoded and averaged over ``factor`` x ``factor`` pixels. Raises BadInput for damage, with its place."""
-    coded = coded_of(plan)
-    try:
-        if coded.compression != jpegs.JPEG:
-            return pyramid.area_average(_from_codestream(data, coded), factor, factor)
-        stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
-        if factor in SCALED:
-            side = plan.tile_px // factor
-            return np.asarray(simplejpeg.decode_jpeg(stream, "RGB", min_height=side, min_width=side), np.uint8)
-        return pyramid.area_average(np.asarray(simplejpeg.decode_jpeg(stream, "RGB")), factor, factor)
-    except (ValueError, imagecodecs.Jpeg2kError) as error:
-        raise _damaged(plan, level, place, f"it does not decode: {error}") from error
+class Decoder:
+    """Decodes the tiles that a plan copies, in any thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        coded = coded_of(plan)
+        self._plan, self._coded = plan, coded
+        self._completer = jpegs.Completer(tables=coded.jpeg_tables, photometric=coded.photometric)
+
+    def reduced(self, data: bytes, level: int, place: Place, factor: int) -> Pixels:
+        """A tile averaged over ``factor`` x ``factor`` pixels. Raises BadInput for damage, with its place."""
+        try:
+            if self._coded.compression != jpegs.JPEG:
+                return pyramid.area_average(_from_codestream(data, self._coded), factor, factor)
+            stream = self._completer.whole(data)
+            if factor in SCALED:
+                side = self._coded.tile_px // factor
+                return np.asarray(simplejpeg.decode_jpeg(stream, "RGB", min_height=side, min_width=side), np.uint8)
+            return pyramid.area_average(np.asarray(simplejpeg.decode_jpeg(stream, "RGB")), factor, factor)
+        except (ValueError, imagecodecs.Jpeg2kError) as error:
+            raise _damaged(self._plan, level, place, f"it does not decode: {error}") from error
 
 
 def _from_codestream(data: bytes, coded: Coded) -> Pixels:

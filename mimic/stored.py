@@ -7,15 +7,15 @@ is averaged and compared with the source's own lower level.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from mimic import jpegs, sheets
 from mimic.errors import BadInput
 from mimic.model import Box, Check, Coded, Level, Pixels, Plan
+from mimic.pyramid import area_average
 from mimic.settings import Settings
 from mimic.sheets import Sheet
 from mimic.sources import TileReader
-from mimic.structure.reader import COPY_AGAIN
+from mimic.structure.reader import COPY_AGAIN, Input
 
 COMPRESSION, PHOTOMETRIC, JPEG = 259, 262, 7
 MCU_PX = 16
@@ -45,14 +46,16 @@ sound slides (the corpus and the samples: CZI, DICOM, NDPI, OME-TIFF, SVS): at m
 damage to a row of JPEG blocks, large ones a tile that is a little too bright."""
 BAND_PX = 1024
 """Rows of the lower level that are read at a time."""
-AT_A_TIME = 256
-"""Tiles of level 0 that are held compressed."""
+AT_A_TIME = 32
+"""Tiles of level 0 that a thread is given at once."""
 
-Scalar = TypeVar("Scalar", np.uint8, np.float32)
-Means = NDArray[np.float32]
-"""Mean colours of cells, shape (rows, columns, 3)."""
-Lower = Callable[[int, Box], Pixels]
-"""Pixels of whole rows (a box as wide as the level) of a lower level of the source, by the level's number."""
+Place = tuple[int, int]
+"""Column and row of a tile."""
+Black = NDArray[np.bool_] | None
+"""Which cells are not to be compared, shape (rows, columns); None: all are."""
+Lower = Callable[[int, Box, int], tuple[Pixels, Black]]
+"""Means of squares of so many pixels a side of whole rows (a box as wide as the level) of a lower level of the source,
+by the level's number, and which of them hold a black pixel."""
 
 
 def level_of(levels: tuple[Level, ...]) -> tuple[int, int] | None:
@@ -73,15 +76,25 @@ def check(path: Path, plan: Plan, *, threads: int, settings: Settings) -> tuple[
         if found is None:
             return ()
         sheet = sheets.read(path).tiled()[0]
-        across, down = sheet.grid
-        places = [(column, row) for row in range(down) for column in range(across)]
-        with path.open("rb") as file, ThreadPoolExecutor(threads, thread_name_prefix="mimic-means") as pool:
-            for first in range(0, len(places), AT_A_TIME):
-                some = places[first : first + AT_A_TIME]
-                data = [_segment(file, sheet, row * across + column) for column, row in some]
-                for place, means in zip(some, pool.map(partial(_means, sheet=sheet), data), strict=True):
-                    found.add(place, means)
+        with Input(path) as file, ThreadPoolExecutor(threads, thread_name_prefix="mimic-means") as pool:
+            waiting: deque[tuple[Place, Future[Pixels]]] = deque()
+            for place, spans in _spans(sheet):
+                waiting.append((place, pool.submit(_means, sheet, file.many(spans))))
+                if len(waiting) > 2 * threads:
+                    first, means = waiting.popleft()
+                    found.add(first, means.result())
+            for first, means in waiting:
+                found.add(first, means.result())
         return found.checks()
+
+
+def _spans(sheet: Sheet) -> Iterator[tuple[Place, list[tuple[int, int]]]]:
+    """Where tiles side by side are in the file, and the place of the first, row by row."""
+    across, down = sheet.grid
+    for row in range(down):
+        for column in range(0, across, AT_A_TIME):
+            run = slice(row * across + column, row * across + min(across, column + AT_A_TIME))
+            yield (column, row), list(zip(sheet.offsets[run].tolist(), sheet.counts[run].tolist(), strict=True))
 
 
 @contextmanager
@@ -93,7 +106,8 @@ def witness(plan: Plan, *, threads: int, settings: Settings) -> Iterator[Witness
             yield None
         else:
             levels, lower = found
-            yield Witness(plan, levels[chosen[0]], lower, number=chosen[0], factor=chosen[1])
+            with closing(Witness(plan, levels[chosen[0]], lower, number=chosen[0], factor=chosen[1])) as made:
+                yield made
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +119,10 @@ class _Band:
 
 
 class Witness:
-    """Compares level 0, told tile by tile and row by row, with the source's lower level, a band at a time.
+    """Compares level 0, told tile by tile, with the source's lower level, a band at a time, in a thread of its own.
 
-    Only whole units count, and none that holds a black pixel in the lower level, where nothing was scanned: it is not a
-    number. Bands overlap by a cell at each side.
+    Only whole units count, and none that holds a black pixel in the lower level, where nothing was scanned. Bands
+    overlap by a cell at each side.
     """
 
     def __init__(self, plan: Plan, level: Level, lower: Lower, *, number: int, factor: int) -> None:
@@ -123,6 +137,10 @@ class Witness:
         self._columns = min(width_px, level.width_px * factor) // self._unit_px
         self._bands = deque(self._cut(height_px))
         self._rows: dict[int, Pixels] = {}
+        self._told: Counter[int] = Counter()
+        self._whole = 0
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mimic-witness")
+        self._comparing: deque[Future[None]] = deque()
 
     def _cut(self, height_px: int) -> Iterator[_Band]:
         # bands begin both on a tile of level 0 and on the largest cell
@@ -135,47 +153,62 @@ class Witness:
             if band.end_px - band.first_px >= self._unit_px and self._columns:
                 yield band
 
-    def add(self, place: tuple[int, int], means: Pixels) -> None:
-        """Take the means of the 8 px squares of a tile, shape (tile_px / 8, tile_px / 8, 3).
+    def add(self, place: Place, means: Pixels) -> None:
+        """Take the means of the 8 px squares of tiles side by side, the first at ``place``, shape (tile_px / 8, n times
+        tile_px / 8, 3), each tile once.
 
         Raises BadInput that names the place where the levels differ.
         """
         units = self._plan.tile_px // UNIT_PX
         column, row = place
-        if column == 0:
+        if row not in self._rows:
             self._rows[row] = np.empty((units, self._grid[0] * units, 3), np.uint8)
-        self._rows[row][:, column * units : (column + 1) * units] = means
-        if column + 1 == self._grid[0]:
-            done_px = (row + 1) * self._plan.tile_px
-            while self._bands and self._bands[0].end_px <= done_px:
-                self._compare(self._bands.popleft())
-            needed = self._bands[0].first_px // self._plan.tile_px if self._bands else self._grid[1]
-            for old in [each for each in self._rows if each < needed]:
-                del self._rows[old]
+        self._rows[row][:, column * units : column * units + means.shape[1]] = means
+        self._told[row] += means.shape[1] // units
+        while self._told[self._whole] == self._grid[0]:
+            del self._told[self._whole]
+            self._whole += 1
+            self._compare_whole()
+
+    def _compare_whole(self) -> None:
+        """Have the bands compared whose rows are all there, and let go what no other band needs."""
+        while self._bands and self._bands[0].end_px <= self._whole * self._plan.tile_px:
+            band = self._bands.popleft()
+            self._comparing.append(self._pool.submit(self._compare, band, self._made(band)))
+            if len(self._comparing) > 1:
+                self._comparing.popleft().result()
+        needed = self._bands[0].first_px // self._plan.tile_px if self._bands else self._grid[1]
+        for old in [each for each in self._rows if each < min(needed, self._whole)]:
+            del self._rows[old]
 
     def checks(self) -> tuple[Check, ...]:
-        """The check, after all tiles."""
+        """The check, after all tiles. Raises BadInput as ``add`` does."""
+        while self._comparing:
+            self._comparing.popleft().result()
         if self._unreadable is not None:
             return (Check("source's lower level", False, self._unreadable, "it can be read", must=False),)
         said = ", ".join(f"{self._worst[cell]:.1f} in {self._unit_px * cell} px" for cell in TOLERANCES)
         limits = ", ".join(f"{tolerance:g}" for tolerance in TOLERANCES.values())
         return (Check("source's lower level", True, said, f"colours of its level {self._number}, within {limits}"),)
 
-    def _compare(self, band: _Band) -> None:
+    def close(self) -> None:
+        """End the thread; may be called twice."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _compare(self, band: _Band, made: Pixels) -> None:
         if self._unreadable is not None:
             return
         try:
-            theirs = self._theirs(band)
+            theirs, black = self._theirs(band)
         except _UnreadableError as error:
             self._unreadable = str(error)
             return
-        made = self._made(band)
         for cell, tolerance in TOLERANCES.items():
-            found = beyond(pooled(made, cell), pooled(theirs, cell))
+            found = beyond(area_average(made, cell, cell), area_average(theirs, cell, cell), _any(black, cell))
             largest = float(found.max(initial=0))
             self._worst[cell] = max(self._worst[cell], largest)
             if largest > tolerance:
-                row, column = np.unravel_index(int(found.argmax()), found.shape)
+                row, column, _ = np.unravel_index(int(found.argmax()), found.shape)
                 side_px = self._unit_px * cell
                 where = f"x={int(column) * side_px}, y={band.first_px + int(row) * side_px}"
                 message = f"its colours near {where} are not those of its own lower level {self._number}"
@@ -184,49 +217,61 @@ class Witness:
                     f"the file is damaged: {message} ({largest:.0f} grey levels)", self._plan.slide.path, remedy
                 )
 
-    def _made(self, band: _Band) -> Means:
+    def _made(self, band: _Band) -> Pixels:
         """Mean colours of units of level 0."""
         tile_px, rows = self._plan.tile_px, (band.end_px - band.first_px) // self._unit_px
         parts = [self._rows[row] for row in range(band.first_px // tile_px, -(-band.end_px // tile_px))]
         side = self._unit_px // UNIT_PX
-        return pooled(np.concatenate(parts)[: rows * side, : self._columns * side], side)
+        return area_average(np.concatenate(parts)[: rows * side, : self._columns * side], side, side)
 
-    def _theirs(self, band: _Band) -> Means:
-        """Those of the lower level."""
+    def _theirs(self, band: _Band) -> tuple[Pixels, Black]:
+        """Those of the lower level, and where it is black."""
         factor, rows = self._factor, (band.end_px - band.first_px) // self._unit_px
         side = self._unit_px // factor
         box = Box(0, band.first_px // factor, self._level.width_px, rows * side)
-        own = self._lower(self._number, box)[:, : self._columns * side]
-        theirs = pooled(own, side)
-        black = _largest(own) == 0
-        if black.any():
-            theirs[pooled(black[..., None], side)[..., 0] > 0] = np.nan
-        return theirs
+        means, black = self._lower(self._number, box, side)
+        return means[:, : self._columns], None if black is None else black[:, : self._columns]
 
 
 class _UnreadableError(Exception):
     """The lower level cannot be read, and nothing says that the file is to blame."""
 
 
-def beyond(made: Means, theirs: Means) -> NDArray[np.float32]:
-    """By how many grey levels each cell of ``made`` lies outside of the range that ``theirs`` has there and one cell
-    around, shape (rows, columns). 0 near what is not a number: nothing was scanned there."""
+def beyond(made: Pixels, theirs: Pixels, black: Black = None) -> Pixels:
+    """By how many grey levels each colour of ``made`` lies outside of the range that ``theirs`` has there and one cell
+    around, shape (rows, columns, 3). 0 where a cell of ``theirs`` there or around is ``black``."""
     if not made.size:
-        return np.zeros(made.shape[:2], np.float32)
-    padded = np.pad(theirs, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    found = np.maximum(made - _around(padded, np.maximum), _around(padded, np.minimum) - made)
-    return np.asarray(np.maximum(np.nan_to_num(_largest(found), nan=0.0), 0), np.float32)
+        return made
+    most, least = _around(theirs, np.maximum), _around(theirs, np.minimum)
+    found = np.maximum(np.maximum(made, most) - most, least - np.minimum(made, least))
+    if black is not None:
+        found[_around(black[..., None], np.logical_or)[..., 0]] = 0
+    return cast(Pixels, found)
 
 
-def _around(padded: Means, most: np.ufunc) -> Means:
-    """The most of each cell and its eight neighbours; ``padded`` has a cell more at each side."""
+def _around(cells: NDArray[Any], most: np.ufunc) -> NDArray[Any]:
+    """The most of each cell and its eight neighbours."""
+    padded = np.pad(cells, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = most(most(padded[:-2], padded[1:-1]), padded[2:])
-    return cast(Means, most(most(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]))
+    return cast(NDArray[Any], most(most(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]))
 
 
-def _largest(pixels: NDArray[Scalar]) -> NDArray[Scalar]:
-    """The largest of three channels; numpy's own reduction of so short an axis takes ten times as long."""
-    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+def _black(pixels: Pixels, side: int) -> Black:
+    """Which squares of so many pixels a side hold a black one."""
+    if pixels.min(initial=255):
+        return None
+    # numpy's own reduction of so short an axis takes ten times as long
+    largest = np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    return _any(largest == 0, side)
+
+
+def _any(black: Black, side: int) -> Black:
+    """Squares of which some cell is black; None where there are none."""
+    if black is None or not black.any():
+        return None
+    rows, columns = black.shape[0] // side, black.shape[1] // side
+    squares = black[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return np.asarray(squares.any((1, 3)))
 
 
 @contextmanager
@@ -250,35 +295,41 @@ def _lower(plan: Plan, *, threads: int, settings: Settings) -> Iterator[tuple[tu
         yield image.levels, partial(_from_planes, planes)
 
 
-def _from_planes(planes: Any, number: int, box: Box) -> Pixels:
+def _from_planes(planes: Any, number: int, box: Box, side: int) -> tuple[Pixels, Black]:
     try:
-        return cast(Pixels, planes.plane(box, 0, z=0, t=0, level=number))
+        own = cast(Pixels, planes.plane(box, 0, z=0, t=0, level=number))
     except BadInput as error:
         # level 0 is sound, and Bio-Formats fails on lower levels of its own accord too
         raise _UnreadableError(error.message) from error
+    return area_average(own, side, side), _black(own, side)
 
 
-def _from_tiles(tiles: TileReader, coded: Coded, path: Path, number: int, box: Box) -> Pixels:
-    """Whole rows of a level from its compressed tiles; black where one is missing."""
-    side = coded.tile_px
-    first, last = box.y_px // side, -(-(box.y_px + box.height_px) // side)
-    across = -(-box.width_px // side)
-    band = np.zeros(((last - first) * side, across * side, 3), np.uint8)
+def _from_tiles(tiles: TileReader, coded: Coded, path: Path, number: int, box: Box, side: int) -> tuple[Pixels, Black]:
+    """Squares of whole rows of a level from its compressed tiles, as libjpeg scales them; black where one is missing.
+
+    A black square counts, a black pixel does not show: the cells around a black area are not compared either way.
+    """
+    units = coded.tile_px // side
+    first, last = box.y_px // coded.tile_px, -(-(box.y_px + box.height_px) // coded.tile_px)
+    across = range(-(-box.width_px // coded.tile_px))
+    band = np.zeros(((last - first) * units, len(across) * units, 3), np.uint8)
+    completer = jpegs.Completer(tables=coded.jpeg_tables, photometric=coded.photometric)
     for row in range(first, last):
-        for column in range(across):
-            data = tiles.tile(number, column, row)
+        for column, data in enumerate(tiles.tiles(number, row, across)):
             if data is None:
                 continue
             try:
-                stream = jpegs.decodable(data, tables=coded.jpeg_tables, photometric=coded.photometric)
-                pixels = simplejpeg.decode_jpeg(stream, "RGB")
+                pixels = simplejpeg.decode_jpeg(completer.whole(data), "RGB", min_height=units, min_width=units)
+                if pixels.shape[:2] != (units, units):
+                    raise ValueError(f"it has {pixels.shape[1] * side} x {pixels.shape[0] * side} px")
             except ValueError as error:
                 message = f"the file is damaged: tile {column},{row} of its level {number} does not decode ({error})"
                 raise BadInput(message, path, COPY_AGAIN) from error
-            top, left = (row - first) * side, column * side
-            band[top : top + side, left : left + side] = pixels
-    top = box.y_px - first * side
-    return band[top : top + box.height_px, : box.width_px]
+            top, left = (row - first) * units, column * units
+            band[top : top + units, left : left + units] = pixels
+    top = box.y_px // side - first * units
+    means = band[top : top + box.height_px // side, : box.width_px // side]
+    return means, _black(means, 1)
 
 
 def _is_jpeg(plan: Plan) -> bool:
@@ -288,31 +339,10 @@ def _is_jpeg(plan: Plan) -> bool:
     return same and made.codec != "jp2k" and not plan.allow_missing and plan.icc_profile == plan.slide.icc_profile
 
 
-def pooled(pixels: NDArray[np.generic], side: int) -> Means:
-    """Means of squares."""
-    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
-    part = pixels[: rows * side, : columns * side]
-    if side == 1:
-        return part.astype(np.float32)
-    # slices and not reshaped axes, whose reduction takes numpy ten times as long; 16 bits hold 256 bytes
-    exact = np.uint16 if part.dtype in (np.uint8, np.bool_) and side <= 16 else np.float32
-    lines: NDArray[Any] = part[::side].astype(exact)
-    for line in range(1, side):
-        lines += np.asarray(part[line::side])
-    squares = lines[:, ::side].astype(np.float32)
-    for column in range(1, side):
-        squares += lines[:, column::side]
-    squares /= side * side
-    return squares
-
-
-def _segment(file: BinaryIO, sheet: Sheet, index: int) -> bytes:
-    file.seek(int(sheet.offsets[index]))
-    return file.read(int(sheet.counts[index]))
-
-
-def _means(data: bytes, *, sheet: Sheet) -> Pixels:
-    """Means of the JPEG blocks of a tile."""
-    stream = jpegs.decodable(data, tables=sheet.tables, photometric=sheet.number(PHOTOMETRIC) or 0)
+def _means(sheet: Sheet, tiles: list[bytes]) -> Pixels:
+    """Means of the JPEG blocks of tiles side by side."""
+    completer = jpegs.Completer(tables=sheet.tables, photometric=sheet.number(PHOTOMETRIC) or 0)
     units = sheet.tile_width_px // UNIT_PX
-    return np.asarray(simplejpeg.decode_jpeg(stream, "RGB", min_height=units, min_width=units), np.uint8)
+    streams = (completer.whole(data) for data in tiles)
+    decoded = [simplejpeg.decode_jpeg(stream, "RGB", min_height=units, min_width=units) for stream in streams]
+    return np.concatenate(decoded, axis=1)
