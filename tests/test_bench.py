@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tools.bench import inputs, installs, meter, peers, rounds, table
+from tools.bench import goals, inputs, installs, meter, peers, results, rounds, table
 from tools.bench.canvas import GLASS_RGB, GLASS_SHARE, SIZES, Canvas
 from tools.bench.meter import Measured, Step
 from tools.bench.quality import Quality, judge
@@ -72,7 +73,7 @@ def test_one_command_measures_a_czi(work: Path, tmp_path: Path, require_tool: Ca
     assert rows["mimic"]["inner"][0].keys() == {"convert_s", "verify_s", "report_s"}
     assert rows["decode"]["inner"][0]["read_px"] == 1024 * 768
     assert rows["encode"]["inner"][0]["coded_bytes"] > 50_000
-    assert told["machine"].keys() >= {"date", "processor", "cores", "mimic", "Java", "Bio-Formats"}
+    assert told["about"].keys() >= {"date", "processor", "cores", "mimic", "Java", "Bio-Formats"}
     _complete((tmp_path / "bench.md").read_text(), [peers.CONTENDERS[at].title for at in (0, 1, 2)])
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
@@ -83,21 +84,49 @@ def test_pictures_and_small_commands(work: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "bench.json").read_text())
     assert [len(row["runs"]) for row in told["results"][0]["rows"]] == [1, 1]
-    assert [row["name"] for row in told["commands"]] == ["mimic --help", "mimic info x.png"]
+    names = [row["name"] for row in told["commands"]]
+    assert names[:2] == ["mimic --help", "mimic info x.png"] and names[2].startswith("mimic info x.png of ")
     text = (tmp_path / "bench.md").read_text()
     assert "png: mimic over vips" in text and "`mimic --help`, CPU" in text
     assert not list(work.glob("runs-*")), "a run was left behind"
+    done = bench(*options, "--resume", "--also", "1k:jpeg", "--work", work, "--out", tmp_path)
+    assert done.returncode == 0 and " png round" not in done.stderr and "commands round" not in done.stderr
+    again = json.loads((tmp_path / "bench.json").read_text())
+    assert again["results"][0] == told["results"][0]
+    assert [(each["kind"], each["also"], len(each["rows"])) for each in again["results"]] == [
+        ("png", False, 2),
+        ("jpeg", True, 1),
+    ]
+
+
+@linux_only
+def test_a_bench_that_is_ended_leaves_nothing_behind(work: Path, tmp_path: Path) -> None:
+    options = ("--size", "1k", "--no-install", "--inputs", "png", "--only", "mimic", "--work", work, "--out", tmp_path)
+    argv = [sys.executable, ROOT / "tools" / "bench", *options]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "commands round 0" in line:
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert "interrupted" in process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert not list(work.glob("runs-*"))
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
 def _complete(text: str, titles: list[str]) -> None:
     """Every row has as many cells as the head."""
-    cells = {line.count("|") for line in text.split("## ")[1].splitlines() if line.startswith("|")}
+    cells = {line.count("|") for line in text.split("## czi-jxr")[1].splitlines() if line.startswith("|")}
     assert len(cells) == 1
     for title in titles:
         assert f"| {title} |" in text
 
 
-@pytest.mark.parametrize("words", [("--only", "photoshop"), ("--inputs", "gif"), ("--runs", "0"), ("--threads", "999")])
+@pytest.mark.parametrize(
+    "words", [("--only", "photoshop"), ("--inputs", "gif"), ("--runs", "0"), ("--threads", "999"), ("--also", "9k:png")]
+)
 def test_what_makes_no_sense_is_refused(words: tuple[str, str], tmp_path: Path) -> None:
     done = bench(*words, "--work", tmp_path, "--out", tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -147,11 +176,21 @@ def test_an_input_is_made_once(work: Path) -> None:
 def test_quality_notices_a_shift_and_what_cannot_be_read(work: Path, tmp_path: Path) -> None:
     canvas = Canvas(*SIZES["1k"])
     made = inputs.make("tiff-tiles", work / "inputs" / "1k", canvas)
-    assert judge(made, made.path) == Quality(99.0, 1.0)
+    same = judge(made, made.path)
+    assert (same.psnr_db, same.ssim, same.levels, same.fault, same.error) == (99.0, 1.0, 1, None, None)
+    assert 0 < (same.level0_bytes or 0) < made.bytes
     shifted = tmp_path / "shifted.tif"
     inputs.write_tiles(shifted, _Shifted(*SIZES["1k"]), None)
     assert (judge(made, shifted).psnr_db or 99) < 35
+    swapped = tmp_path / "swapped.tif"
+    inputs.write_tiles(swapped, _Swapped(*SIZES["1k"]), None)
+    assert "red and blue are swapped" in (judge(made, swapped).fault or "")
     assert "OpenSlide" in (judge(made, tmp_path / "none.svs").error or "")
+
+
+class _Swapped(Canvas):
+    def read(self, x_px: int, y_px: int, width_px: int, height_px: int) -> inputs.RGB:
+        return Canvas.read(self, x_px, y_px, width_px, height_px)[..., ::-1]
 
 
 class _Shifted(Canvas):
@@ -243,8 +282,14 @@ def test_a_failure_says_why_and_stops_the_rest(tmp_path: Path) -> None:
 def test_the_deadline_kills_the_whole_tree(tmp_path: Path) -> None:
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     measured = meter.run([python(script)], tmp_path, deadline_s=1)
-    assert measured.error == "no end within 1 s"
+    assert measured.error == "gave up after 1 s" and measured.gave_up
     assert not [each for each in psutil.Process().children(recursive=True) if "600" in " ".join(each.cmdline())]
+
+
+def test_programs_may_keep_their_compiled_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    script = "import sys; sys.exit('not kept' if sys.dont_write_bytecode else 0)"
+    assert meter.run([python(script)], tmp_path, deadline_s=60).error is None
 
 
 # --- rounds and tables -------------------------------------------------------------------------------------------
@@ -274,29 +319,91 @@ def row(name: str, *walls_s: float, error: str | None = None) -> Row:
     return Row(name, name, True, runs, inner, [1_000_000 for _ in walls_s], 100_000_000, found, error)
 
 
-def result(kind: str, *rows: Row) -> table.Result:
-    return table.Result(kind, 8192, 6144, 50_000_000, rows)
+def result(kind: str, *rows: Row, size: str = "8k", also: bool = False) -> results.Result:
+    return results.Result(kind, size, 8192, 6144, 50_000_000, rows, 2, also)
 
 
 def test_the_table_has_a_row_for_all_and_the_reason_for_what_is_missing() -> None:
     failed = row("vips", error="it reads | no CZI")
-    text = table.markdown([result("czi-jxr", row("mimic", 10, 11), row("recipe", 30, 22), failed)], [], "M.", ["note"])
-    assert "| recipe | 26.00 (22.00-30.00) | 18.00 | 900 | 1 | 100.0 | 38.0 | 0.950 | 2.50 (2.00-3.00) | 2 |" in text
-    assert "| vips | - | - | - | - | - | - | - | - | it reads / no CZI |" in text
+    run = results.Run({}, [], [result("czi-jxr", row("mimic", 10, 11), row("recipe", 30, 22), failed)], [])
+    text = table.markdown(run, "M.", ["note"])
+    numbers = "| 26.00 (22.00-30.00) | 18.00 | 900 | 1 | 100.0 | - | - | 38.0 | 0.950 | 2.50 (2.00-3.00) | 2 |"
+    assert f"| recipe {numbers}" in text
+    assert "| vips | - | - | - | - | - | - | - | - | - | - | it reads / no CZI |" in text
     assert "M." in text and "- note" in text
+
+
+def goal(name: str, *measured: results.Result) -> str:
+    """The row of one goal."""
+    (found,) = [line for line in goals.goals(measured, []) if name in line]
+    return found
 
 
 @pytest.mark.parametrize(("recipe_s", "met"), [(26.0, True), (24.0, False)])
 def test_a_goal_is_reached_or_missed(recipe_s: float, met: bool) -> None:
-    rows = table.goals([result("czi-jxr", row("mimic", 10.0), row("recipe", recipe_s))], [])
-    (found,) = [line for line in rows if "recipe" in line]
-    assert ("missed" in found) is not met
+    found = goal("czi-jxr: the recipe", result("czi-jxr", row("mimic", 10.0), row("recipe", recipe_s)))
+    assert found.endswith("| met |") is met and ("missed" in found) is not met
+
+
+def test_every_goal_has_a_row_when_nothing_was_measured() -> None:
+    rows = goals.goals([], [])
+    assert len(rows) == 19 and all("not measured" in each and each.count("|") == 5 for each in rows)
 
 
 def test_passthrough_is_compared_without_its_verification() -> None:
-    rows = table.goals([result("svs", row("mimic", 10.0), row("cp", 4.6))], [])
-    (found,) = [line for line in rows if "passthrough" in line]
-    assert "1.96" in found and "missed" not in found
+    found = goal("svs: copied", result("svs", row("mimic", 10.0), row("cp-sync", 4.6)))
+    assert "2.0 x cp" in found and "10.00 s in all, 1.00 s of it" in found and found.endswith("| met |")
+
+
+def test_a_peer_counts_where_its_pixels_are_right() -> None:
+    wrong = row("slideio", 90.0)
+    wrong.quality = Quality(20.0, 0.9, fault="red and blue are swapped")
+    stopped = row("slideio", error="gave up after 60 s")
+    stopped.gave_up_s = 60.0
+    measured = [
+        result("czi-raw", row("mimic", 10.0), wrong),
+        result("czi-jxr", row("mimic", 10.0), stopped),
+        result("svs", row("mimic", 10.0), row("slideio", 40.0)),
+    ]
+    found = goal("slideio takes", *measured)
+    assert "czi-raw 9.0 but red" in found and "czi-jxr > 6.0 (given up)" in found and "svs 4.0 (missed)" in found
+    assert "missed** |" in found and "missed** |" not in goal("slideio takes", *measured[:2])
+
+
+def test_memory_of_the_larger_picture_is_compared_with_that_of_its_kind() -> None:
+    larger = row("mimic", 40.0)
+    larger.runs[0] = replace(larger.runs[0], peak_bytes=1000 * MIB)
+    found = goal(
+        "over the rest", result("czi-jxr", row("mimic", 10.0)), result("czi-jxr", larger, size="36k", also=True)
+    )
+    assert "1.11 x: 1000 MiB, 900 MiB" in found and "**missed**" in found
+
+
+def test_the_floor_is_the_processor_time_over_the_cores() -> None:
+    decode, encode = row("decode", 10.0), row("encode", 1.0)
+    decode.inner, encode.inner = [{"decode_s": 9.0}], [{"encode_cpu_s": 2.0}]
+    measured = result("czi-jxr", row("mimic", 11.0), decode, encode)
+    assert measured.floors_s() == [10.0]  # (18 + 2) / 2
+    assert "need 1.00 x" in goal("over decoding alone", measured)
+    text = table.markdown(results.Run({}, [], [measured], []), "M.", [])
+    assert "| czi-jxr | 10.00 | 9.00 | 18.00 | 2.00 | 10.00 | 1.00 | 1.10 | 1.10 |" in text
+
+
+def test_what_was_measured_is_kept_for_the_same_machine_and_mimic(tmp_path: Path) -> None:
+    about = dict.fromkeys(results.SAME, "this")
+    run = results.Run(about, ["note"], [result("png", row("mimic", 1.0, 2.0))], [row("mimic --help", 0.1)])
+    results.save(tmp_path / "bench.json", run)
+    assert results.load(tmp_path / "bench.json", about) == run
+    with pytest.raises(ValueError, match="another mimic"):
+        results.load(tmp_path / "bench.json", about | {"mimic": "that"})
+
+
+@pytest.mark.parametrize(("warm_s", "rounds_"), [(1.0, 5), (10.0, 3), (31.0, 0)])
+def test_a_slow_peer_has_fewer_rounds_unless_a_goal_needs_them(warm_s: float, rounds_: int) -> None:
+    rules = rounds.Rules(5, 2, 3600.0, 60.0, 30.0)
+    peer = peers.Contender("peer", "peer", peers.copy, asked=("png",))
+    assert rules.counted(peer, "svs", warm_s) == rounds_ and rules.limit_s(peer, "svs") == 60
+    assert rules.counted(peer, "png", warm_s) == 5 and rules.limit_s(peer, "png") == 3600
 
 
 def test_rounds_turn_and_a_contender_that_fails_runs_once(work: Path, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ JPEG_XR_LEVEL = 0.85
 JPEG_QUALITY = 90
 PER_CM = 10000 / MPP_UM
 TRUTH_BOXES = 12
+SAMPLE_PX = 1 << 25
+"""Encoding alone is measured on so many pixels of the picture's middle at most, and scaled up."""
 TRUTH_PX = 512
 
 Box = tuple[int, int, int, int]
@@ -106,6 +108,19 @@ def load_truth(made: Input) -> tuple[list[Box], NDArray[np.uint8]]:
     """Boxes, and the pixels of each as the input holds them, by a decoder that is not mimic's."""
     with np.load(made.truth) as stored:
         return [(int(x), int(y), int(w), int(h)) for x, y, w, h in stored["boxes"]], stored["pixels"]
+
+
+def sample(folder: Path, canvas: Canvas) -> Path:
+    """A band of whole tiles from the picture's middle, (height, width, 3) as .npy, which costs seconds to make."""
+    path = folder / f"v{RECIPE}" / "sample.npy"
+    if not path.exists():
+        columns, lines = canvas.width_px // TIFF_TILE_PX, canvas.height_px // TIFF_TILE_PX
+        rows = max(1, min(lines, SAMPLE_PX // (columns * TIFF_TILE_PX**2)))
+        top = (lines - rows) // 2 * TIFF_TILE_PX
+        part = path.with_name("part-sample.npy")
+        np.save(part, canvas.read(0, top, columns * TIFF_TILE_PX, rows * TIFF_TILE_PX))
+        part.replace(path)
+    return path
 
 
 def truth_boxes(width_px: int, height_px: int) -> list[Box]:

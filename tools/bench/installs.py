@@ -38,6 +38,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "pydicom<3",
         "scikit-image<0.21",
         "tifffile==2023.4.12",
+        "tqdm",  # without it, its tiles are iterated over twice, begin again, and it waits for the first forever
         "wsidicom==0.9.0",
         "xarray==2023.5.0",
         "zarr==2.14.2",
@@ -79,10 +80,9 @@ def present(names: Iterable[str]) -> dict[str, Peer]:
 
 def _installed(name: str, folder: Path) -> Peer:
     python, marker = folder / "bin" / "python", folder / "bench.json"
-    if marker.exists():
-        kept = json.loads(marker.read_text())
-    else:
-        kept = {"error": _pip(folder, python, PACKAGES[name]), "notes": []}
+    kept = json.loads(marker.read_text()) if marker.exists() else {}
+    if kept.get("packages") != list(PACKAGES[name]):
+        kept = {"packages": PACKAGES[name], "error": _pip(folder, python, PACKAGES[name]), "notes": []}
         if kept["error"] is None:
             told = {extra: _pip(folder, python, (extra,)) for extra in EXTRAS.get(name, ())}
             kept["notes"] = [f"{extra} cannot be installed: {why}" for extra, why in told.items() if why]

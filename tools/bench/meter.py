@@ -26,6 +26,8 @@ NEWS = 1.02
 AGAIN_S = 0.5
 BLOCK_BYTES = 512
 LOG = "log.txt"
+NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE",)
+"""An installed program does not compile itself at every start: the warm-up writes what the counted runs load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Step:
 class Measured:
     """What one run of all steps took. ``peak_bytes`` is PSS (each shared page once) where the system tells it, else
     the sum of RSS, which ``peak_rss_bytes`` always is; ``peak_disk_bytes`` is the most that lay in the run's folder,
-    files that were deleted while open included. ``error`` tells why it failed, None when it did not."""
+    files that were deleted while open included. ``error`` tells why it failed, None when it did not; ``gave_up``
+    whether that was the deadline."""
 
     wall_s: float
     cpu_s: float
@@ -49,6 +52,7 @@ class Measured:
     peak_disk_bytes: int
     steps_s: tuple[float, ...]
     error: str | None = None
+    gave_up: bool = False
 
 
 class Sampler:
@@ -178,7 +182,7 @@ def run(steps: Sequence[Step], folder: Path, *, deadline_s: float) -> Measured:
     took: list[float] = []
     cpu_s, error = 0.0, None
     for step in steps:
-        env = os.environ | {"TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"} | dict(step.env)
+        env = inherited() | {"TMPDIR": str(scratch)} | dict(step.env)
         began = time.monotonic()
         try:
             code, used_s = _step(step, env, log, sampler)
@@ -188,7 +192,7 @@ def run(steps: Sequence[Step], folder: Path, *, deadline_s: float) -> Measured:
         took.append(time.monotonic() - began)
         cpu_s += used_s
         if sampler.timed_out or code != 0:
-            error = f"no end within {deadline_s:g} s" if sampler.timed_out else reason(log, code)
+            error = f"gave up after {deadline_s:g} s" if sampler.timed_out else reason(log, code)
             break
     return Measured(
         round(sum(took), 4),
@@ -198,7 +202,13 @@ def run(steps: Sequence[Step], folder: Path, *, deadline_s: float) -> Measured:
         sampler.peak_disk_bytes,
         tuple(round(each, 4) for each in took),
         error,
+        sampler.timed_out,
     )
+
+
+def inherited() -> dict[str, str]:
+    """Our environment, as a program that is not run by a developer has it."""
+    return {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
 
 
 def _step(step: Step, env: Mapping[str, str], log: Path, sampler: Sampler) -> tuple[int, float]:

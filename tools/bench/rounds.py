@@ -1,6 +1,7 @@
 """Warm-up, then counted rounds in which every contender runs once, each round in another order.
 
-What disturbs the machine for a while then meets everybody, and nobody always runs after the same neighbour.
+What disturbs the machine for a while then meets everybody, and nobody always runs after the same neighbour. A slow
+peer that no goal needs in every round has fewer, and one that does not come to an end is given up; the table says so.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tools.bench import peers
 from tools.bench.inputs import Input, files
 from tools.bench.installs import Peer
-from tools.bench.meter import LOG, Measured, Step, disk_bytes, run
+from tools.bench.meter import LOG, Measured, disk_bytes, run
 from tools.bench.peers import Contender, Task
 from tools.bench.quality import Quality, judge
 
@@ -27,7 +28,8 @@ Tell = Callable[[str], None]
 class Row:
     """One contender on one input. ``inner`` has what each counted run said of itself: stages, scaled limits.
 
-    ``error`` is why there are no numbers, or why there are no more of them.
+    ``error`` is why there are no numbers, or why there are no more of them; ``note`` why there are few;
+    ``gave_up_s`` after how long it was stopped, None when it was not.
     """
 
     name: str
@@ -39,41 +41,81 @@ class Row:
     output_bytes: int | None = None
     quality: Quality = field(default_factory=Quality)
     error: str | None = None
+    note: str | None = None
+    gave_up_s: float | None = None
 
     @property
     def walls_s(self) -> list[float]:
         return [each.wall_s for each in self.runs]
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory of any run."""
+        return max(each.peak_bytes for each in self.runs)
+
+    def cpu_s(self, at: int) -> float:
+        """Processor time of a counted run; of encoding alone, scaled up."""
+        return self.inner[at].get("encode_cpu_s", self.runs[at].cpu_s) if self.inner else self.runs[at].cpu_s
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How much is measured: counted ``runs``, cores, seconds that a run may take (``deadline_s``), and seconds beyond
-    which a contender is counted once only (``patience_s``, None: never)."""
+    """How much is measured: counted ``runs``, cores, and seconds: that any run may take (``deadline_s``), that a run of
+    others' converters may (``patience_s``), and that all counted runs of one of those may together where no goal needs
+    every round (``slow_s``). None: no limit."""
 
     runs: int
     threads: int
     deadline_s: float
     patience_s: float | None = None
+    slow_s: float | None = None
+
+    def counted(self, contender: Contender, kind: str, warm_s: float) -> int:
+        """Rounds that a contender has after a warm-up of ``warm_s``; 0: the warm-up must do."""
+        if self.slow_s is None or contender.needs_all(kind):
+            return self.runs
+        return min(self.runs, int(self.slow_s / max(warm_s, 1e-9)))
+
+    def limit_s(self, contender: Contender, kind: str) -> float:
+        """Seconds after which a run is given up."""
+        patient = self.patience_s is None or contender.needs_all(kind)
+        return self.deadline_s if patient else min(self.deadline_s, self.patience_s or self.deadline_s)
 
 
 def play(
-    made: Input, contenders: Sequence[Contender], installed: dict[str, Peer], rules: Rules, *, place: Path, tell: Tell
+    made: Input,
+    contenders: Sequence[Contender],
+    installed: dict[str, Peer],
+    rules: Rules,
+    *,
+    place: Path,
+    tell: Tell,
+    sample: Path | None = None,
 ) -> list[Row]:
     """All rounds of one input; ``place`` is a folder for the runs, each of which is removed when it has been seen."""
     rows = {each.name: Row(each.name, each.title, each.converts) for each in contenders}
     for each in contenders:
         rows[each.name].error = _cannot(each, made, installed)
     pythons = {name: peer.python for name, peer in installed.items()}
+    rounds = dict.fromkeys(rows, rules.runs)
     for turn in range(rules.runs + 1):
         for each in _order(contenders, turn):
             row = rows[each.name]
-            if row.error or (row.runs and rules.patience_s is not None and row.runs[0].wall_s > rules.patience_s):
+            if row.error or turn > rounds[each.name]:
                 continue
-            task = Task(made, place / f"{made.kind}-{each.name}", rules.threads, pythons)
-            _turn(each, task, row, rules, counted=turn > 0)
-            took = row.error or (f"{row.runs[-1].wall_s:.2f} s" if turn else "warm-up")
-            tell(f"{made.kind} round {turn}/{rules.runs} {each.name}: {took}")
+            task = Task(made, place / f"{made.kind}-{each.name}", rules.threads, pythons, sample)
+            took_s = _turn(each, task, row, rules, counted=turn > 0)
+            if turn == 0 and row.error is None:
+                rounds[each.name] = rules.counted(each, made.kind, took_s)
+                row.note = _few(rounds[each.name], rules)
+            tell(f"{made.kind} round {turn}/{rules.runs} {each.name}: {row.error or f'{took_s:.2f} s'}")
     return list(rows.values())
+
+
+def _few(rounds: int, rules: Rules) -> str | None:
+    if rounds == rules.runs:
+        return None
+    return f"slow: {rounds} rounds" if rounds else "slow: its first run"
 
 
 def _order(contenders: Sequence[Contender], turn: int) -> list[Contender]:
@@ -89,22 +131,26 @@ def _cannot(contender: Contender, made: Input, installed: dict[str, Peer]) -> st
     return peers.missing(contender)
 
 
-def _turn(contender: Contender, task: Task, row: Row, rules: Rules, *, counted: bool) -> None:
-    """One run; the warm-up's output is judged, and a warm-up that fails is the contender's last run."""
+def _turn(contender: Contender, task: Task, row: Row, rules: Rules, *, counted: bool) -> float:
+    """One run, and the seconds that it took. The warm-up's output is judged; a warm-up that fails is the contender's
+    last run, and one that leaves no time for another counts."""
     shutil.rmtree(task.folder, ignore_errors=True)
     task.output.parent.mkdir(parents=True)
     _warm(task.made.path)
-    measured = run(contender.steps(task), task.folder, deadline_s=rules.deadline_s)
+    limit_s = rules.limit_s(contender, task.made.kind)
+    measured = run(contender.steps(task), task.folder, deadline_s=limit_s)
     row.error = measured.error or _no_output(contender, task)
-    if row.error is None and counted:
+    row.gave_up_s = limit_s if measured.gave_up else None
+    if row.error is None and (counted or rules.counted(contender, task.made.kind, measured.wall_s) == 0):
         said = inner(task.folder)
         row.runs.append(replace(measured, wall_s=said.get("encode_s", measured.wall_s)))
         row.inner.append(said)
         row.scratch_bytes.append(max(0, measured.peak_disk_bytes - disk_bytes(task.output.parent)))
-    elif row.error is None and contender.converts:
+    if row.error is None and not counted and contender.converts:
         row.output_bytes = sum(path.stat().st_size for path in files(task.output))
         row.quality = judge(task.made, task.output)
     shutil.rmtree(task.folder)
+    return measured.wall_s
 
 
 def _no_output(contender: Contender, task: Task) -> str | None:
@@ -137,19 +183,16 @@ def inner(folder: Path) -> dict[str, float]:
     return {str(name): float(value) for name, value in json.loads(last[0]).items()}
 
 
-def commands(inputs: Sequence[Input], rules: Rules, *, place: Path, tell: Tell) -> list[Row]:
-    """The small commands, whose processor time is what counts."""
+def commands(named: Mapping[str, Path], rules: Rules, *, place: Path, tell: Tell) -> list[Row]:
+    """The small commands, whose processor time is what counts: ``--help``, and ``info`` of each named file."""
     words: dict[str, tuple[str | Path, ...]] = {"mimic --help": ("--help",)}
-    for made in inputs:
-        if made.kind in ("png", "czi-raw"):
-            words[f"mimic info x{made.path.suffix}"] = ("info", made.path)
+    words |= {f"mimic info {name}": ("info", path) for name, path in named.items()}
     rows = {name: Row(name, name, converts=False) for name in words}
     for turn in range(rules.runs + 1):
         for name, said in words.items():
             folder = place / "command"
             folder.mkdir(parents=True, exist_ok=True)
-            steps: list[Step] = [peers.mimic_words(*said)]
-            measured = run(steps, folder, deadline_s=rules.deadline_s)
+            measured = run([peers.mimic_words(*said)], folder, deadline_s=rules.deadline_s)
             rows[name].error = rows[name].error or measured.error
             if turn:
                 rows[name].runs.append(measured)
