@@ -118,7 +118,9 @@ def test_a_bench_that_is_ended_leaves_nothing_behind(work: Path, tmp_path: Path)
 
 def _complete(text: str, titles: list[str]) -> None:
     """Every row has as many cells as the head."""
-    cells = {line.count("|") for line in text.split("## czi-jxr")[1].splitlines() if line.startswith("|")}
+    cells = {
+        line.count("|") for line in text.split("## czi-jxr")[1].split("\n## ")[0].splitlines() if line.startswith("|")
+    }
     assert len(cells) == 1
     for title in titles:
         assert f"| {title} |" in text
