@@ -70,7 +70,7 @@ def test_one_command_measures_a_czi(work: Path, tmp_path: Path, require_tool: Ca
     assert len(rows["recipe"]["runs"][0]["steps_s"]) == 4
     assert rows["recipe"]["quality"]["ssim"] == 1  # it keeps every pixel
     assert 30 < rows["mimic"]["quality"]["psnr_db"] < 60
-    assert rows["mimic"]["inner"][0].keys() == {"convert_s", "verify_s", "report_s"}
+    assert rows["mimic"]["stages"].keys() == {"convert_s", "verify_s", "report_s"}
     assert rows["decode"]["inner"][0]["read_px"] == 1024 * 768
     assert rows["encode"]["inner"][0]["coded_bytes"] > 50_000
     assert told["about"].keys() >= {"date", "processor", "cores", "mimic", "Java", "Bio-Formats"}
@@ -317,8 +317,8 @@ MEASURED = Measured(10.0, 18.0, 900 * MIB, 950 * MIB, 120 * MIB, (10.0,))
 def row(name: str, *walls_s: float, error: str | None = None) -> Row:
     runs = [replace(MEASURED, wall_s=wall_s) for wall_s in walls_s]
     found = Quality(38.0, 0.95) if walls_s else Quality()
-    inner: list[dict[str, float]] = [{"verify_s": 1.0} for _ in walls_s]
-    return Row(name, name, True, runs, inner, [1_000_000 for _ in walls_s], 100_000_000, found, error)
+    scratch_bytes = [1_000_000 for _ in walls_s]
+    return Row(name, name, True, runs, [], scratch_bytes, 100_000_000, found, error, stages={"verify_s": 1.0})
 
 
 def result(kind: str, *rows: Row, size: str = "8k", also: bool = False) -> results.Result:

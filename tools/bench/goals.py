@@ -104,10 +104,10 @@ def _copied(result: Result | None, kind: str) -> str:
     ours, cp = (result.row("mimic"), result.row("cp-sync")) if result else (None, None)
     if ours is None or cp is None:
         return _row(what, wanted)
-    verify = [told.get("verify_s", 0.0) for told in ours.inner]
-    copying = [each.wall_s - seconds for each, seconds in zip(ours.runs, verify, strict=True)]
+    verify_s = ours.stages.get("verify_s", 0.0)
+    copying = [wall_s - verify_s for wall_s in ours.walls_s]
     found = spread(ratios(copying, cp.walls_s))
-    parts = f"{spread(ours.walls_s).text()} s in all, {spread(verify).text()} s of it the stage that verifies a sample"
+    parts = f"{spread(ours.walls_s).text()} s in all, {verify_s:.2f} s of the warm-up the stage that verifies a sample"
     reached = f"{found.text(1)} x cp without that stage; {parts}; cp {spread(cp.walls_s).text()} s, on disk"
     return _row(what, wanted, reached, found.median <= CP_RATIO)
 

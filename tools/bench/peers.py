@@ -41,6 +41,7 @@ class Task:
     threads: int
     pythons: Mapping[str, Path]
     sample: Path | None = None
+    warm_up: bool = False
 
     @property
     def output(self) -> Path:
@@ -73,9 +74,10 @@ def mimic_words(*words: str | Path) -> Step:
 
 
 def mimic(task: Task) -> list[Step]:
-    """Complete and verified, as a user runs it."""
+    """Complete and verified, as a user runs it; the warm-up also reports, for which it computes digests."""
     words: list[str | Path] = ["convert", task.made.path, "-o", task.output, "--threads", str(task.threads)]
-    return [mimic_words(*words, "--report", task.folder / REPORT, *task.made.options)]
+    words += ["--report", task.folder / REPORT] if task.warm_up else []
+    return [mimic_words(*words, *task.made.options)]
 
 
 def recipe(task: Task) -> list[Step]:

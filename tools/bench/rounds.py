@@ -26,7 +26,9 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Row:
-    """One contender on one input. ``inner`` has what each counted run said of itself: stages, scaled limits.
+    """One contender on one input. ``inner`` has what each counted run said of itself: scaled limits.
+
+    ``stages`` is what the warm-up said of itself: seconds of mimic's stages.
 
     ``error`` is why there are no numbers, or why there are no more of them; ``note`` why there are few;
     ``gave_up_s`` after how long it was stopped, None when it was not.
@@ -43,6 +45,7 @@ class Row:
     error: str | None = None
     note: str | None = None
     gave_up_s: float | None = None
+    stages: dict[str, float] = field(default_factory=dict)
 
     @property
     def walls_s(self) -> list[float]:
@@ -104,7 +107,7 @@ def play(
             if row.error or turn > rounds[each.name]:
                 continue
             task = Task(made, place / f"{made.kind}-{each.name}", rules.threads, pythons, sample)
-            took_s = _turn(each, task, row, rules, counted=turn > 0)
+            took_s = _turn(each, replace(task, warm_up=turn == 0), row, rules)
             if turn == 0 and row.error is None:
                 rounds[each.name] = rules.counted(each, made.kind, took_s)
                 row.note = _few(rounds[each.name], rules)
@@ -131,7 +134,7 @@ def _cannot(contender: Contender, made: Input, installed: dict[str, Peer]) -> st
     return peers.missing(contender)
 
 
-def _turn(contender: Contender, task: Task, row: Row, rules: Rules, *, counted: bool) -> float:
+def _turn(contender: Contender, task: Task, row: Row, rules: Rules) -> float:
     """One run, and the seconds that it took. The warm-up's output is judged; a warm-up that fails is the contender's
     last run, and one that leaves no time for another counts."""
     shutil.rmtree(task.folder, ignore_errors=True)
@@ -141,12 +144,14 @@ def _turn(contender: Contender, task: Task, row: Row, rules: Rules, *, counted: 
     measured = run(contender.steps(task), task.folder, deadline_s=limit_s)
     row.error = measured.error or _no_output(contender, task)
     row.gave_up_s = limit_s if measured.gave_up else None
-    if row.error is None and (counted or rules.counted(contender, task.made.kind, measured.wall_s) == 0):
-        said = inner(task.folder)
+    said = inner(task.folder) if row.error is None else {}
+    if task.warm_up:
+        row.stages = said
+    if row.error is None and (not task.warm_up or rules.counted(contender, task.made.kind, measured.wall_s) == 0):
         row.runs.append(replace(measured, wall_s=said.get("encode_s", measured.wall_s)))
         row.inner.append(said)
         row.scratch_bytes.append(max(0, measured.peak_disk_bytes - disk_bytes(task.output.parent)))
-    if row.error is None and not counted and contender.converts:
+    if row.error is None and task.warm_up and contender.converts:
         row.output_bytes = sum(path.stat().st_size for path in files(task.output))
         row.quality = judge(task.made, task.output)
     shutil.rmtree(task.folder)
