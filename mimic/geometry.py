@@ -1,10 +1,10 @@
-"""Sizes of levels, thumbnails and pictures, as the readers of SVS want them (svs-spec.md, section 3). Pure."""
+"""Sizes of levels, thumbnails and pictures, as readers of SVS want them (svs-spec.md, section 3), and boxes. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mimic.model import Level
+from mimic.model import Box, Level
 
 THUMBNAIL_PX = (1024, 768)
 """Genuine thumbnails fit in this; svs-spec.md, section 3."""
@@ -45,3 +45,13 @@ def fit(width_px: int, height_px: int, limit_px: tuple[int, int]) -> tuple[int, 
     """(width, height) made smaller, if need be, to lie within ``limit_px``."""
     factor = min(limit_px[0] / width_px, limit_px[1] / height_px, 1.0)
     return max(1, int(width_px * factor)), max(1, int(height_px * factor))
+
+
+def grid(size: Level, box_px: tuple[int, int]) -> list[Box]:
+    """Boxes of ``box_px`` that cover ``size`` row by row; those at the right and lower edge are cropped."""
+    width, height = box_px
+    return [
+        Box(x, y, min(width, size.width_px - x), min(height, size.height_px - y))
+        for y in range(0, size.height_px, height)
+        for x in range(0, size.width_px, width)
+    ]

@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 
 from mimic import structure
 from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
+from mimic.geometry import grid
 from mimic.model import Box, Level, Pixels, Slide
 from mimic.programs import bfclient
 from mimic.settings import load
 from mimic.sources import bioformats
-from mimic.sources.bioformats import Reader, box_size, grid
+from mimic.sources.bioformats import Reader, box_size
 from mimic.structure import CziFacts, CziScene
 from tests.conftest import module
 from tools import czi_samples, make_samples

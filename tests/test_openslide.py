@@ -23,6 +23,7 @@ import tifffile
 import mimic
 from mimic import ndpislide, opinion, privacy, svsslide
 from mimic.errors import BadInput, ToolFailed, Unsupported
+from mimic.geometry import grid
 from mimic.model import Box, Image, Level, Options, Rendering, Request, Slide
 from mimic.programs import bfclient
 from mimic.settings import load
@@ -209,7 +210,7 @@ def test_boxes_are_whole_tiles_and_cover_each_pixel_once(tile: tuple[int, int]) 
     size = Level(7000, 5000)
     box = openslide.box_size(size, tile)
     seen = np.zeros((5000, 7000), np.uint8)
-    for each in openslide.grid(size, box):
+    for each in grid(size, box):
         seen[each.y_px : each.y_px + each.height_px, each.x_px : each.x_px + each.width_px] += 1
         assert each.x_px % tile[0] == 0 and each.y_px % tile[1] == 0
         assert 4 * each.width_px * each.height_px <= openslide.BOX_MAX_BYTES

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mimic import darkblocks, ome, scenes, structure
 from mimic.errors import BadInput, InternalError, MimicError, ToolFailed, Unsupported
+from mimic.geometry import grid
 from mimic.model import Box, Channel, Image, Level, Objective, Pixels, Rendering, Role, Scale, Slide, Tool
 from mimic.programs import bfclient, jvm
 from mimic.render import DTYPES, Samples, arrange
@@ -378,16 +379,6 @@ def _overlap(czi: structure.CziFacts) -> bool:
 
 def _multiple(tile_px: int, wanted_px: int) -> int:
     return tile_px * math.ceil(wanted_px / tile_px)
-
-
-def grid(size: Level, box_px: tuple[int, int]) -> list[Box]:
-    """Boxes of ``box_px`` that cover ``size`` row by row; those at the right and lower edge are cropped."""
-    width, height = box_px
-    return [
-        Box(x, y, min(width, size.width_px - x), min(height, size.height_px - y))
-        for y in range(0, size.height_px, height)
-        for x in range(0, size.width_px, width)
-    ]
 
 
 def tools(settings: Settings) -> tuple[Tool, ...]:

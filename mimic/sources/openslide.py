@@ -20,6 +20,7 @@ import PIL.Image
 
 from mimic import ndpislide, opinion, sources, svsslide
 from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
+from mimic.geometry import grid
 from mimic.model import Box, Image, Level, Pixels, Rendering, Slide, Tool
 from mimic.render import PlaneReader, PlaneSource, Samples
 from mimic.settings import Settings
@@ -208,16 +209,6 @@ def box_size(size: Level, tile_px: tuple[int, int]) -> tuple[int, int]:
     rows_max = max(down, BOX_MAX_BYTES // (4 * width))
     height = min(size.height_px, down * math.ceil(BOX_PX / down), rows_max // down * down)
     return width, height
-
-
-def grid(size: Level, box_px: tuple[int, int]) -> list[Box]:
-    """Boxes of ``box_px`` that cover ``size`` row by row; those at the right and lower edge are cropped."""
-    width, height = box_px
-    return [
-        Box(x, y, min(width, size.width_px - x), min(height, size.height_px - y))
-        for y in range(0, size.height_px, height)
-        for x in range(0, size.width_px, width)
-    ]
 
 
 def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path) -> PixelReader:
