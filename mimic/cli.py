@@ -232,12 +232,13 @@ def check(
     """Check every rule that readers of SVS have, or with --phi what the file reveals; exit code 8 when a MUST is broken
     or something is revealed."""
     with edge(log_file):
-        from mimic import report, reveal, screen, verify
+        from mimic import interrupts, report, reveal, screen, verify
 
         look = reveal.check if phi else verify.check
 
         worst, told = 0, []
         for file in files:
+            interrupts.check()
             try:
                 results = look(file)
             except MimicError as error:

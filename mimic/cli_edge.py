@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from mimic import interrupts
 from mimic.errors import InternalError, Interrupted, MimicError, UsageError
 
 log = logging.getLogger("mimic")
@@ -81,12 +82,13 @@ def _interruptible() -> Iterator[None]:
     What the caller has told to be ignored (nohup, a shell's background jobs) stays ignored.
     """
     last_s = -math.inf
+    interrupts.forget()
 
     def interrupt(*_: object) -> None:
         nonlocal last_s
         if time.monotonic() - last_s > TIDY_S:
             last_s = time.monotonic()
-            raise KeyboardInterrupt
+            interrupts.interrupt()
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}

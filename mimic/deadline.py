@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from mimic import interrupts
 from mimic.errors import LimitReached, MimicError, ToolFailed
 from mimic.programs import bfclient, run
 
@@ -39,7 +40,8 @@ class Deadline:
         return self._limit_s is not None and time.monotonic() - self._started > self._limit_s
 
     def check(self) -> None:
-        """Raises LimitReached when the time is up."""
+        """Raises LimitReached when the time is up, and KeyboardInterrupt when one before got lost."""
+        interrupts.check()
         if self.over:
             raise self._reached()
 

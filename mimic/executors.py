@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from pathlib import Path
 
-from mimic import privacy, report, staging
+from mimic import interrupts, privacy, report, staging
 from mimic.convert import Claim, convert, free
 from mimic.errors import InternalError, MimicError
 from mimic.model import Progress, Report, Request
@@ -67,6 +67,7 @@ def run(requests: Iterable[Request], settings: Settings, watch: Watch) -> Genera
     claims = Claims()
     try:
         for request in requests:
+            interrupts.check()
             reason = claims.owner(request)
             if reason is not None:
                 yield request, left_alone(named(request), reason)

@@ -28,6 +28,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
+from mimic import interrupts
 from mimic.errors import LimitReached, MimicError, OutputError, ToolFailed
 from mimic.executors import Claims, LeftAlone, Watch, failed, left_alone, named
 from mimic.model import Progress, Report, Request
@@ -197,6 +198,7 @@ class Pool:
 
     def _all(self, queue: deque[tuple[int, Request]], *, jobs: int, again: bool) -> Generator[tuple[Request, Report]]:
         while queue or self._running:
+            interrupts.check()
             while queue and len(self._running) < jobs:
                 index, request = queue.popleft()
                 reason = self._claims.owner(request)

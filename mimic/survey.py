@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from mimic import sets
+from mimic import interrupts, sets
 from mimic.coding import coding
 from mimic.errors import BadInput, InternalError, MimicError, UsageError, writing_failed
 from mimic.model import Image, Slide
@@ -144,6 +144,7 @@ def _rows(folder: Path, paths: tuple[Path, ...], settings: Settings, watch: Watc
     taken: set[Path] = set()
     known: set[frozenset[Path]] = set()
     for number, path in enumerate(paths):
+        interrupts.check()
         watch(number, len(paths), path)
         if _plain(path) in taken:
             continue

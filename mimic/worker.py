@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, cast
 
-from mimic import leftovers
+from mimic import interrupts, leftovers
 from mimic.convert import Claim
 from mimic.errors import Interrupted, MimicError
 from mimic.executors import run_one
@@ -124,7 +124,7 @@ def main() -> None:
 
 def _interrupt(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: tidying up must not be interrupted
-    raise KeyboardInterrupt
+    interrupts.interrupt()
 
 
 def _log_to(channel: Channel, level: int) -> None:

@@ -8,16 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
+from tools.bench import __main__ as command
 from tools.bench import goals, inputs, installs, meter, peers, results, rounds, table
 from tools.bench.canvas import GLASS_RGB, GLASS_SHARE, SIZES, Canvas
 from tools.bench.meter import Measured, Step
@@ -113,7 +116,33 @@ def test_a_bench_that_is_ended_leaves_nothing_behind(work: Path, tmp_path: Path)
         assert "interrupted" in process.stderr.read()
         assert process.wait(timeout=60) == 130
     assert not list(work.glob("runs-*"))
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    ends = time.monotonic() + 10
+    while any(map(alive, children)) and time.monotonic() < ends:  # of a killed one, the parent of which is dead as well
+        time.sleep(0.05)
+    assert not [child for child in children if alive(child)]
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@linux_only
+def test_an_end_while_a_run_is_being_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(*words: Any, **options: Any) -> None:
+        started.append(plain(*words, **options))
+        raise KeyboardInterrupt
+
+    plain = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    monkeypatch.setattr(command, "measure", lambda _: meter.run([meter.Step(("sleep", "60"))], tmp_path, deadline_s=9))
+    assert command.main(["--work", str(tmp_path), "--out", str(tmp_path)]) == 130
+    assert not psutil.pid_exists(started[0].pid)
+    assert started[0].poll() is not None
 
 
 def _complete(text: str, titles: list[str]) -> None:

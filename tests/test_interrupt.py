@@ -10,13 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.command import PATIENCE_S, environment, files, picture
+from mimic import stream
+from tests.command import PATIENCE_S, environment, files, mimic, picture
 from tests.conftest import SAMPLE_CZI, absent
 from tools.make_samples import make_sample
 
@@ -278,3 +282,24 @@ def test_jvm_killed_at_work(large_czi: Path, tmp_path: Path) -> None:
     assert code == 6 and first["exit_code"] == 6 and second["status"] == "converted"
     assert "killed from outside" in first["error"] and large_czi.name in first["error"]
     assert set(files(tmp_path / "out")) == {b"sample_40x.svs"} and files(tmp_path / "tmp") == {}
+
+
+@pytest.mark.parametrize("lost_in", ["probe", "write"])
+def test_one_that_gets_lost(lost_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a callback that libvips calls, where Python drops every exception: it is heard at the next step."""
+    module, name = {"probe": (import_module("mimic.convert"), "plan_slide"), "write": (stream, "write_levels")}[lost_in]
+    plain = getattr(module, name)
+
+    def deaf(*words: Any, **options: Any) -> object:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(STOP_S)
+        return plain(*words, **options)
+
+    monkeypatch.setattr(module, name, deaf)
+    pictures = [picture(tmp_path / "in" / name) for name in ("a.png", "b.png")]
+    done = mimic("convert", *pictures, "-o", tmp_path / "out", "--mpp", "0.5")
+    assert done.code == 130 and done.message.startswith("mimic: interrupted")
+    assert files(tmp_path / "out") == {}
+    monkeypatch.undo()
+    assert mimic("convert", *pictures, "-o", tmp_path / "out", "--mpp", "0.5").code == 0, "another command goes on"

@@ -25,7 +25,7 @@ ROWS = """
         editdraft edittext ifds tiffedit disk report staging
     checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
-    leftovers
+    leftovers interrupts
     model errors settings
 """
 """A module imports only from a lower row; the last is the lowest. A name stands for all that is below it."""

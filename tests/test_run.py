@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -107,6 +108,42 @@ def test_an_interrupt_kills_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         python("import time; time.sleep(60)")
     assert gone(started[0].pid)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_interrupt_while_it_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(spawn(*words, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        return started[0]
+
+    monkeypatch.setattr(run_module, "spawn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        python("import time; time.sleep(60)")
+    assert gone(started[0].pid)
+    for pipe in (started[0].stdout, started[0].stderr):
+        assert pipe is not None
+        pipe.close()
+
+
+def test_an_interrupt_between_its_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[Any] = []
+
+    def interrupted(stream: Any, **options: Any) -> Tail:
+        streams.append(stream)
+        if len(streams) == 2:
+            raise KeyboardInterrupt
+        return Tail(stream, **options)
+
+    monkeypatch.setattr(run_module, "Tail", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        python("import time; time.sleep(60)")
+    assert streams[0].closed
+    streams[1].close()
+    assert not psutil.Process().children()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

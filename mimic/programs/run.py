@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -167,28 +168,48 @@ def run(
     cannot be started and LimitReached when ``deadline_s`` passes; its whole group is dead when this returns or raises.
     """
     started = time.monotonic()
-    process = spawn(argv, env=env, cwd=cwd)
-    _waited.add(process)
-    out, err = _tails(process, stdout_lines=stdout_lines, watch=watch)
+    tails: list[Tail] = []
     try:
-        process.wait(deadline_s)
+        with _running(argv, env=env, cwd=cwd) as process:
+            tails.extend(_tails(process, stdout_lines=stdout_lines, watch=watch))
+            process.wait(deadline_s)
     except subprocess.TimeoutExpired as error:
         message = f"{Path(argv[0]).name} did not end within {deadline_s:g} s and was stopped"
         raise LimitReached(message, remedy="Raise the deadline, or look at the file with 'mimic info'") from error
     finally:
-        _waited.discard(process)
-        kill(process, grace_s=GRACE_S)
-        stdout, stderr = out.text(), err.text()
-        out.close()
-        err.close()
+        said = [tail.text() for tail in tails]
+        for tail in tails:
+            tail.close()
+    stdout, stderr = said
     seconds = time.monotonic() - started
     log.debug("ran %s: exit %d after %.2f s", Path(argv[0]).name, process.returncode, seconds)
     return Completed(tuple(map(str, argv)), process.returncode, stdout, stderr, seconds)
 
 
+@contextlib.contextmanager
+def _running(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``spawn``, and the end of it and all its group.
+
+    A thread starts it: Ctrl-C interrupts the main thread only, and there it could fall between the start of a process
+    and the moment when we know of it.
+    """
+    begun: list[subprocess.Popen[bytes]] = []
+    try:
+        with ThreadPoolExecutor(1, "mimic-start") as starter:
+            starter.submit(lambda: begun.append(spawn(argv, env=env, cwd=cwd))).result()
+        _waited.add(begun[0])
+        yield begun[0]
+    finally:
+        for process in begun:
+            _waited.discard(process)
+            kill(process, grace_s=GRACE_S)
+
+
 def _tails(
     process: subprocess.Popen[bytes], *, stdout_lines: int, watch: Callable[[str], None] | None
-) -> tuple[Tail, Tail]:
+) -> Iterator[Tail]:
+    """One after the other: an interrupt in between must not lose the first."""
     if process.stdout is None or process.stderr is None:
         raise InternalError("a program was started without pipes")
-    return Tail(process.stdout, lines=stdout_lines, watch=watch), Tail(process.stderr)
+    yield Tail(process.stdout, lines=stdout_lines, watch=watch)
+    yield Tail(process.stderr)

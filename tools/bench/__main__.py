@@ -21,7 +21,7 @@ if __name__ == "__main__" and not __package__:
     # as a folder: Python put the folder itself on the path, where its modules would hide others of the same name
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
-from tools.bench import inputs, installs, machine, peers, results, rounds
+from tools.bench import inputs, installs, machine, meter, peers, results, rounds
 from tools.bench.canvas import SIZES, Canvas
 from tools.bench.inputs import KINDS, Input, make
 from tools.bench.installs import Peer
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return measure(asked)
     except KeyboardInterrupt:
+        meter.end_all()
         tell("interrupted; --resume goes on after the last input that was finished")
         return 130
 

@@ -24,6 +24,8 @@ PERIOD_S = 0.1
 NEWS = 1.02
 """Shared memory is told apart (PSS, which costs a walk over the page tables) when the sum of RSS is this much more."""
 AGAIN_S = 0.5
+END_S = 10.0
+"""For what was killed to be gone."""
 BLOCK_BYTES = 512
 LOG = "log.txt"
 NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE",)
@@ -168,6 +170,15 @@ def kill(process: psutil.Process) -> None:
     for each in family(process):  # the parent first: it shall not end well because its child has ended
         with contextlib.suppress(psutil.Error):
             each.kill()
+
+
+def end_all() -> None:
+    """End all that we started, also what was being started when we were interrupted, and wait until it is gone."""
+    children = psutil.Process().children(recursive=True)
+    for each in children:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    psutil.wait_procs(children, timeout=END_S)
 
 
 def run(steps: Sequence[Step], folder: Path, *, deadline_s: float) -> Measured:
