@@ -76,6 +76,8 @@ def test_resume(tmp_path: Path) -> None:
 
 def test_resume_after_an_interruption(tmp_path: Path) -> None:
     folder, out = folder_of(tmp_path, 6), tmp_path / "out"
+    for number in (4, 5):  # still at work when the first report is heard
+        picture(folder / f"p{number}.png", width_px=2500, height_px=2500)
     words = [sys.executable, "-m", "mimic", "convert", folder, "-o", out, *MPP, "--jobs", "2", "--resume", "--json"]
     with subprocess.Popen(words, env=environment(tmp_path / "tmp"), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -86,7 +88,7 @@ def test_resume_after_an_interruption(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(PATIENCE_S) == 130
-    _, alive = psutil.wait_procs(workers, timeout=1.0)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
     assert workers and alive == []
     assert all(name.endswith(b".svs") for name in files(out)) and files(tmp_path / "tmp") == {}
     done = told(mimic(*map(str, words[3:]), "--jobs", "1"))

@@ -53,7 +53,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("mimic-*") if path.parent.name in (folder.name, "shm")]
 
 
-def soon(told: Callable[[], bool], *, within_s: float = 10.0) -> bool:
+def soon(told: Callable[[], bool], *, within_s: float = 60.0) -> bool:
     end = time.monotonic() + within_s
     while not told() and time.monotonic() < end:
         time.sleep(0.02)
@@ -405,7 +405,7 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
         pid = int(process.stdout.readline())
         assert not gone(pid) and leftovers(tmp_path)
         process.kill()
-    assert soon(lambda: gone(pid), within_s=5.0)
+    assert soon(lambda: gone(pid))
     assert soon(lambda: not leftovers(tmp_path))
 
 
@@ -415,7 +415,7 @@ def test_the_child_ends_with_a_process_that_forgot_it(tmp_path: Path) -> None:
         "server = bfclient.server(load())\nserver.ask('hello')\nprint(server.pid, flush=True)"
     )
     environment = jvm.environment(load(), tmp_path)
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=120, check=True)
     assert gone(int(done.stdout)) and leftovers(tmp_path) == [] and done.stderr == b""
 
 

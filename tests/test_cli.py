@@ -499,7 +499,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
         elif running.poll() is not None:
             break
     os.close(master)
-    assert running.wait(10) == 0
+    assert running.wait(PATIENCE_S) == 0
     text = said.decode()
     assert re.search(r"a\.bmp: convert.*[━╸╺].* \d+%.* \d+ Mpx/s", text), text[-2000:]
     assert re.search(r"a\.bmp: check", text) and re.search(r"\d:\d\d:\d\d", text), "stages, and the time left"

@@ -264,6 +264,6 @@ def stops_cleanly(container: Container) -> None:
         family[0].send_signal(signal.SIGTERM)
         _, stderr = outer.communicate(timeout=RUN_LIMIT_S)
     assert outer.returncode == 130, stderr.decode()
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
     assert not [path for path in container.data.iterdir() if "stopped" in path.name or path.name.startswith(PREFIX)]
