@@ -9,54 +9,16 @@ import glob
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
+from click.exceptions import Exit
 
 from mimic import __version__, cli_batch, cli_edit, cli_options, cli_survey, settings
 from mimic.cli_edge import edge
-from mimic.cli_options import (
-    CODEC,
-    ICC,
-    LABEL,
-    MACRO,
-    PASSTHROUGH,
-    AllowMissing,
-    AppMag,
-    Channels,
-    Codec,
-    Colors,
-    Deidentify,
-    Down,
-    File,
-    Grey,
-    Icc,
-    Image,
-    Jobs,
-    Json,
-    LogFile,
-    Macro,
-    MergeScenes,
-    Mpp,
-    NoScale,
-    Output,
-    Passthrough,
-    Quality,
-    Quiet,
-    Ranges,
-    ReportDir,
-    ReportFile,
-    Resume,
-    RgbJpeg,
-    Shard,
-    Source,
-    Square,
-    TFrame,
-    Tile,
-    Verify,
-    ZPlane,
-)
+from mimic.cli_options import FILE, JSON, LOG_FILE, OF_A_PLAN, OF_A_SLIDE, OUTPUT, PATH, SOURCE
 from mimic.errors import MimicError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -66,83 +28,45 @@ if TYPE_CHECKING:
 EPILOG = "Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 unsupported, 5 tool missing, 6 tool failed, 7 output, \
 8 verification failed, 9 limit reached, 130 interrupted. Of several slides the highest one counts."
 
-app = typer.Typer(
-    name="mimic",
-    help="Any microscopy image in, a complete and verified Aperio SVS mimic out.",
+MANY = click.Argument(["inputs"], nargs=-1, required=True, metavar="FILE...", help="Files, folders or globs.")
+
+
+@click.group(name="mimic", epilog=EPILOG, context_settings={"show_default": True, "max_content_width": 100})
+@click.version_option(__version__, message="mimic %(version)s", help="Show the version.")
+def app() -> None:
+    """Any microscopy image in, a complete and verified Aperio SVS mimic out."""
+
+
+@app.command(
     epilog=EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    short_help="Convert slides to Aperio SVS, and verify them.",
+    params=[MANY, OUTPUT, *OF_A_SLIDE, *cli_batch.params(jobs=None)],
 )
-
-
-@app.callback(invoke_without_command=True)
-def start(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
-) -> None:
-    if version:
-        typer.echo(f"mimic {__version__}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-@app.command(epilog=EPILOG)
 def convert(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.", metavar="FILE...")],
-    output: Output = None,
-    source: Source = None,
-    image: Image = None,
-    mpp: Mpp = None,
-    appmag: AppMag = None,
-    no_scale: NoScale = False,
-    quality: Quality = 80,
-    rgb_jpeg: RgbJpeg = False,
-    tile: Tile = 256,
-    downsample: Down = 4,
-    label: Annotated[str, LABEL] = "keep",
-    macro: Annotated[Macro, MACRO] = Macro.keep,
-    deidentify: Deidentify = False,
-    icc: Annotated[Icc, ICC] = Icc.keep,
-    square: Square = False,
-    channels: Channels = None,
-    colors: Colors = None,
-    range_: Ranges = None,
-    grey: Grey = False,
-    z: ZPlane = None,
-    t: TFrame = None,
-    merge_scenes: MergeScenes = False,
-    allow_missing: AllowMissing = False,
-    passthrough: Annotated[Passthrough, PASSTHROUGH] = Passthrough.auto,
-    codec: Annotated[Codec, CODEC] = Codec.jpeg,
-    verify: Annotated[Verify, typer.Option("--verify", help="Compare samples, or every pixel.")] = Verify.sample,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads; as many as cores by default.")] = None,
-    scratch: Annotated[
-        Path | None, typer.Option("--scratch", help="Folder for large temporary files.", readable=False)
-    ] = None,
-    deadline: Annotated[float | None, typer.Option("--deadline", help="Seconds that a slide may take.")] = None,
-    jobs: Jobs = None,
-    resume: Resume = False,
-    shard: Shard = None,
-    report_dir: ReportDir = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-    log_file: LogFile = None,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    *,
+    jobs: int | None,
+    resume: bool,
+    shard: str | None,
+    report_dir: Path | None,
+    report_file: Path | None,
+    quiet: bool,
+    as_json: bool,
+    log_file: Path | None,
+    **wish: Any,
 ) -> None:
     """Convert slides to Aperio SVS, each verified before it gets its name."""
-    arguments = dict(locals())
     with edge(log_file):
         from mimic import requests
 
-        options = requests.options(**cli_options.chosen(arguments))
+        options = requests.options(**cli_options.chosen(wish))
         found = _found(inputs, output, options)
         run = cli_batch.Run(jobs, resume, shard, report_file, report_dir, as_json, quiet)
-        raise typer.Exit(cli_batch.convert_all(found, run))
+        raise Exit(cli_batch.convert_all(found, run))
 
 
-def _found(inputs: list[str], output: Path | None, options: Options) -> Found:
+def _found(inputs: Sequence[str], output: Path | None, options: Options) -> Found:
     from mimic import requests, screen
 
     found = requests.expand([path for text in inputs for path in _expand(text)], output, options)
@@ -162,59 +86,31 @@ def _expand(text: str) -> list[Path]:
     return [Path(match) for match in sorted(found)] or [path]
 
 
-@app.command(epilog=EPILOG)
-def info(
-    file: File,
-    source: Source = None,
-    thumbnail: Annotated[
-        Path | None, typer.Option("--thumbnail", help="Write a small picture of the scan.", metavar="FILE.png")
-    ] = None,
-    as_json: Json = False,
-    log_file: LogFile = None,
-) -> None:
+@app.command(
+    epilog=EPILOG,
+    short_help="Show what a file is, and where each fact came from.",
+    params=[
+        FILE,
+        SOURCE,
+        click.Option(["--thumbnail"], type=PATH, metavar="FILE.png", help="Write a small picture of the scan."),
+        JSON,
+        LOG_FILE,
+    ],
+)
+def info(file: Path, source: str | None, *, thumbnail: Path | None, as_json: bool, log_file: Path | None) -> None:
     """Show what a file is: images, sizes, scale, objective, label, and where each fact came from."""
     with edge(log_file):
         cli_survey.show_info(file, source, thumbnail=thumbnail, as_json=as_json)
 
 
-@app.command(epilog=EPILOG)
-def plan(
-    file: File,
-    output: Output = None,
-    source: Source = None,
-    image: Image = None,
-    mpp: Mpp = None,
-    appmag: AppMag = None,
-    no_scale: NoScale = False,
-    quality: Quality = 80,
-    rgb_jpeg: RgbJpeg = False,
-    tile: Tile = 256,
-    downsample: Down = 4,
-    label: Annotated[str, LABEL] = "keep",
-    macro: Annotated[Macro, MACRO] = Macro.keep,
-    deidentify: Deidentify = False,
-    icc: Annotated[Icc, ICC] = Icc.keep,
-    square: Square = False,
-    channels: Channels = None,
-    colors: Colors = None,
-    range_: Ranges = None,
-    grey: Grey = False,
-    z: ZPlane = None,
-    t: TFrame = None,
-    merge_scenes: MergeScenes = False,
-    allow_missing: AllowMissing = False,
-    passthrough: Annotated[Passthrough, PASSTHROUGH] = Passthrough.auto,
-    codec: Annotated[Codec, CODEC] = Codec.jpeg,
-    as_json: Json = False,
-    log_file: LogFile = None,
-) -> None:
+@app.command(epilog=EPILOG, params=[FILE, OUTPUT, *OF_A_PLAN, JSON, LOG_FILE])
+def plan(file: Path, output: Path | None, *, as_json: bool, log_file: Path | None, **wish: Any) -> None:
     """Show what convert would do, and why, without reading a pixel."""
-    arguments = dict(locals())
     with edge(log_file):
         from mimic import plan as make_plans
         from mimic import report, screen
 
-        plans = make_plans(file, output, **cli_options.chosen(arguments))
+        plans = make_plans(file, output, **cli_options.chosen(wish))
         if as_json:
             screen.text(report.to_json(plans))
         else:
@@ -222,13 +118,19 @@ def plan(
                 screen.plan_reasons(each)
 
 
-@app.command(epilog=EPILOG)
-def check(
-    files: Annotated[list[Path], typer.Argument(help="SVS files, mimic's or not.", metavar="FILE...", readable=False)],
-    phi: Annotated[bool, typer.Option("--phi", help="What does it reveal of people, cases and devices?")] = False,
-    as_json: Json = False,
-    log_file: LogFile = None,
-) -> None:
+@app.command(
+    epilog=EPILOG,
+    short_help="Check every rule that readers of SVS have.",
+    params=[
+        click.Argument(
+            ["files"], type=PATH, nargs=-1, required=True, metavar="FILE...", help="SVS files, mimic's or not."
+        ),
+        click.Option(["--phi"], is_flag=True, help="What does it reveal of people, cases and devices?"),
+        JSON,
+        LOG_FILE,
+    ],
+)
+def check(files: tuple[Path, ...], *, phi: bool, as_json: bool, log_file: Path | None) -> None:
     """Check every rule that readers of SVS have, or with --phi what the file reveals; exit code 8 when a MUST is broken
     or something is revealed."""
     with edge(log_file):
@@ -253,11 +155,11 @@ def check(
                 screen.checks(file, results)
         if as_json:
             screen.text(report.to_json(told))
-        raise typer.Exit(worst)
+        raise Exit(worst)
 
 
-@app.command(epilog=EPILOG)
-def doctor(as_json: Json = False, log_file: LogFile = None) -> None:
+@app.command(epilog=EPILOG, short_help="Show what tools there are, and what is missing.", params=[JSON, LOG_FILE])
+def doctor(*, as_json: bool, log_file: Path | None) -> None:
     """Show Java, Bio-Formats and the other tools: found, version, what is missing and how to get it."""
     with edge(log_file):
         from mimic import doctor as doctor_
@@ -268,7 +170,7 @@ def doctor(as_json: Json = False, log_file: LogFile = None) -> None:
             screen.text(report.to_json(findings))
         else:
             screen.findings(findings)
-        raise typer.Exit(max(finding.exit_code for finding in findings))
+        raise Exit(max(finding.exit_code for finding in findings))
 
 
 cli_survey.register(app, epilog=EPILOG)

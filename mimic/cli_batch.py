@@ -7,15 +7,25 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import typer
-from typer.core import TyperGroup, TyperOption
-from typer.exceptions import TyperException
+import click
+from click.exceptions import Exit
 
 from mimic import cli_options, settings
 from mimic.cli_edge import edge
-from mimic.cli_options import Jobs, Json, LogFile, Quiet, ReportDir, ReportFile, Resume, Shard
+from mimic.cli_options import (
+    JSON,
+    LOG_FILE,
+    OF_A_SLIDE,
+    OUTPUT,
+    PATH,
+    QUIET,
+    REPORT_DIR,
+    REPORT_FILE,
+    RESUME,
+    SHARD,
+)
 from mimic.errors import InternalError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +33,9 @@ if TYPE_CHECKING:
     from mimic.report import Sink
     from mimic.requests import Found
 
-NOT_A_LINES = frozenset((*cli_options.NOT_OPTIONS, *cli_options.OF_A_RUN, "help"))
-"""Words of ``convert`` that are no option of a line: they are the run's, or columns of their own."""
+MANIFEST = click.Option(
+    ["--manifest"], type=PATH, required=True, metavar="FILE", help="CSV with a header, or JSON lines."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,59 +217,66 @@ def _watcher(found: Found, run: Run) -> Watcher:
     return screen_batch.Board(found.requests, others=len(found.skipped), as_json=run.as_json, quiet=run.quiet)
 
 
-def register(app: typer.Typer, *, epilog: str) -> None:
+def params(*, jobs: int | None) -> tuple[click.Option, ...]:
+    """The options of a run: the fields of ``Run``, and where a log goes."""
+    return (cli_options.jobs(jobs), RESUME, SHARD, REPORT_DIR, REPORT_FILE, QUIET, JSON, LOG_FILE)
+
+
+def register(app: click.Group, *, epilog: str) -> None:
     """Put ``batch`` on the app."""
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    made = [MANIFEST, OUTPUT, *params(jobs=1)]
+    told = "Convert the slides of a table, with options of their own."
+    app.command(epilog=epilog, short_help=told, context_settings=settings, params=made)(batch)
 
-    @app.command(epilog=epilog, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-    def batch(
-        context: typer.Context,
-        manifest: Annotated[
-            Path, typer.Option("--manifest", help="CSV with a header, or JSON lines.", metavar="FILE", readable=False)
-        ],
-        output: cli_options.Output = None,
-        jobs: Jobs = 1,
-        resume: Resume = False,
-        shard: Shard = None,
-        report_dir: ReportDir = None,
-        report_file: ReportFile = None,
-        quiet: Quiet = False,
-        as_json: Json = False,
-        log_file: LogFile = None,
-    ) -> None:
-        """Convert the slides of a manifest: its columns are input, output and any option of 'convert' by its long name.
-        Options of 'convert' that are given here hold for lines that say nothing else."""
-        with edge(log_file):
-            from mimic import manifest as manifests
 
-            flags, parse = _grammar(context, context.args)
-            found = manifests.read(manifest, flags=flags, parse=parse, output=output)
-            run = Run(jobs, resume, shard, report_file, report_dir, as_json, quiet)
-            raise typer.Exit(convert_all(found, run))
+@click.pass_context
+def batch(
+    context: click.Context,
+    *,
+    manifest: Path,
+    output: Path | None,
+    jobs: int,
+    resume: bool,
+    shard: str | None,
+    report_dir: Path | None,
+    report_file: Path | None,
+    quiet: bool,
+    as_json: bool,
+    log_file: Path | None,
+) -> None:
+    """Convert the slides of a manifest: its columns are input, output and any option of 'convert' by its long name.
+    Options of 'convert' that are given here hold for lines that say nothing else."""
+    with edge(log_file):
+        from mimic import manifest as manifests
+
+        flags, parse = _grammar(context, context.args)
+        found = manifests.read(manifest, flags=flags, parse=parse, output=output)
+        run = Run(jobs, resume, shard, report_file, report_dir, as_json, quiet)
+        raise Exit(convert_all(found, run))
 
 
 def _grammar(
-    context: typer.Context, common: Sequence[str]
+    context: click.Context, common: Sequence[str]
 ) -> tuple[dict[str, bool], Callable[[Sequence[str]], Options]]:
     """The options of ``convert`` that a line may give, and their parser, taken from ``convert`` itself: declared once.
     ``common`` words stand before every line's. Raises UsageError for wrong ones among them."""
     from mimic import requests
 
     group = context.find_root().command
-    command = group.get_command(context, "convert") if isinstance(group, TyperGroup) else None
+    command = group.get_command(context, "convert") if isinstance(group, click.Group) else None
     if command is None:
         raise InternalError("there is no command convert")
-    own = [each for each in command.params if isinstance(each, TyperOption) and each.name not in NOT_A_LINES]
 
     def parse(words: Sequence[str]) -> Options:
         try:
-            made = command.make_context("convert", [*common, *words, "--", "input"], resilient_parsing=False)
-        except TyperException as error:
-            said = str(getattr(error, "message", error)).rstrip(".")
+            made = command.make_context("convert", [*common, *words, "--", "input"])
+        except click.ClickException as error:
+            said = error.message.rstrip(".")
             raise UsageError(said, remedy="See 'mimic convert --help'") from error
-        chosen = {each.name: made.params[each.name] for each in own if each.name}
         if len(made.params["inputs"]) > 1:
             raise UsageError(f"{made.params['inputs'][0]} is no option", remedy="Slides are named in the manifest")
-        return requests.options(**cli_options.chosen(chosen))
+        return requests.options(**cli_options.chosen({each.name: made.params[each.name] for each in OF_A_SLIDE}))
 
     parse(())
-    return {max(each.opts, key=len).removeprefix("--"): each.is_flag for each in own}, parse
+    return {max(each.opts, key=len).removeprefix("--"): each.is_flag for each in OF_A_SLIDE}, parse

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import typer
+from click.exceptions import Exit
 
 from mimic import interrupts
 from mimic.errors import InternalError, Interrupted, MimicError, UsageError
@@ -25,22 +25,26 @@ TIDY_S = 5.0
 @contextmanager
 def edge(log_file: Path | None) -> Iterator[None]:
     """Where every failure becomes one message and an exit code; a traceback goes to the log file only."""
-    from mimic import screen
-
     with _interruptible():
         try:
             with _logging(log_file):
                 yield
         except (KeyboardInterrupt, Interrupted):
-            screen.error("interrupted; nothing unfinished was left behind")
-            raise typer.Exit(Interrupted.exit_code) from None
+            _tell("interrupted; nothing unfinished was left behind")
+            raise Exit(Interrupted.exit_code) from None
         except MimicError as error:
-            screen.error(error)
-            raise typer.Exit(error.exit_code) from None
+            _tell(error)
+            raise Exit(error.exit_code) from None
         finally:
             bfclient = sys.modules.get("mimic.programs.bfclient")
             if bfclient is not None:
                 bfclient.shutdown()
+
+
+def _tell(failure: MimicError | str) -> None:
+    from mimic import screen
+
+    screen.error(failure)
 
 
 @contextmanager
@@ -51,7 +55,7 @@ def _logging(log_file: Path | None) -> Iterator[None]:
     root.addHandler(handler)
     try:
         yield
-    except (MimicError, typer.Exit, BrokenPipeError):
+    except (MimicError, Exit, BrokenPipeError):
         raise
     except Exception as error:
         log.exception("a bug in mimic")

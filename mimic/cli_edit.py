@@ -3,48 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from mimic import __version__
 from mimic.cli_edge import edge
+from mimic.cli_options import JSON, LOG_FILE, OVERWRITE
 from mimic.errors import UsageError
 
 if TYPE_CHECKING:
     from mimic.edit import Edited
 
 
-def register(app: typer.Typer, *, epilog: str) -> None:
+READABLE = click.Path(path_type=Path)
+PARAMS = (
+    click.Argument(["file"], type=READABLE, help="An SVS, or another TIFF with an Aperio description."),
+    click.Option(["-o", "--output"], type=READABLE, help="Edit a copy: a file, or a folder. Else in place."),
+    click.Option(["--appmag"], type=float, help="Objective power, a whole number."),
+    click.Option(["--mpp"], type=float, help="Micrometres a pixel."),
+    click.Option(
+        ["pairs", "--set"], multiple=True, metavar="KEY=VALUE", help="A value of the description; repeatable."
+    ),
+    click.Option(["--remove"], multiple=True, metavar="KEY", help="Take a value away; repeatable."),
+    click.Option(["--label"], default="keep", metavar="keep|drop", help="keep or drop the label."),
+    click.Option(["--macro"], default="keep", metavar="keep|drop", help="keep or drop the macro."),
+    click.Option(
+        ["--deidentify"],
+        is_flag=True,
+        help="Drop pictures and all that may tell of people; search the file for it.",
+    ),
+    OVERWRITE,
+    click.Option(["--dry-run"], is_flag=True, help="Show the difference, write nothing."),
+    JSON,
+    LOG_FILE,
+)
+
+
+def register(app: click.Group, *, epilog: str) -> None:
     """Put the command on the app."""
-    app.command(name="edit", epilog=epilog)(edit)
+    app.command(name="edit", epilog=epilog, params=list(PARAMS))(edit)
 
 
 def edit(
-    file: Annotated[Path, typer.Argument(help="An SVS, or another TIFF with an Aperio description.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Edit a copy: a file, or a folder. Else in place.")
-    ] = None,
-    appmag: Annotated[float | None, typer.Option("--appmag", help="Objective power, a whole number.")] = None,
-    mpp: Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel.")] = None,
-    pairs: Annotated[
-        list[str] | None, typer.Option("--set", help="A value of the description; repeatable.", metavar="KEY=VALUE")
-    ] = None,
-    remove: Annotated[
-        list[str] | None, typer.Option("--remove", help="Take a value away; repeatable.", metavar="KEY")
-    ] = None,
-    label: Annotated[str, typer.Option("--label", help="keep or drop the label.", metavar="keep|drop")] = "keep",
-    macro: Annotated[str, typer.Option("--macro", help="keep or drop the macro.", metavar="keep|drop")] = "keep",
-    deidentify: Annotated[
-        bool,
-        typer.Option("--deidentify", help="Drop pictures and all that may tell of people; search the file for it."),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the difference, write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
-    log_file: Annotated[
-        Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE")
-    ] = None,
+    file: Path,
+    *,
+    output: Path | None,
+    appmag: float | None,
+    mpp: float | None,
+    pairs: tuple[str, ...],
+    remove: tuple[str, ...],
+    label: str,
+    macro: str,
+    deidentify: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    log_file: Path | None,
 ) -> None:
     """Change a slide's metadata in place, pixels untouched."""
     with edge(log_file):
@@ -58,8 +73,8 @@ def edit(
         wish = Wish(
             appmag=appmag,
             mpp_um=mpp,
-            pairs=tuple(_pair(text) for text in pairs or ()),
-            removes=tuple(remove or ()),
+            pairs=tuple(_pair(text) for text in pairs),
+            removes=remove,
             drop_label=label == "drop",
             drop_macro=macro == "drop",
             deidentify=deidentify,

@@ -3,136 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from mimic.errors import UsageError
 
+PATH = click.Path(path_type=Path, readable=False)
+"""Not ``readable``: click would call what may not be read a usage error; it is bad input."""
 
-class Macro(StrEnum):
-    """What to do with a macro."""
-
-    keep = "keep"
-    drop = "drop"
-    crop_label = "crop-label"
-
-
-class Icc(StrEnum):
-    """What to do with a colour profile."""
-
-    keep = "keep"
-    srgb = "srgb"
-    strip_ = "strip"
-
-
-class Passthrough(StrEnum):
-    """Whether compressed tiles are copied."""
-
-    auto = "auto"
-    never = "never"
-    require = "require"
-
-
-class Codec(StrEnum):
-    """What compressed tiles may be copied as."""
-
-    jpeg = "jpeg"
-    jp2k = "jp2k"
-
-
-class Verify(StrEnum):
-    """How much of the pixels to compare."""
-
-    sample = "sample"
-    full = "full"
-
-
-File = Annotated[Path, typer.Argument(help="The slide.", readable=False)]
-"""Not ``readable``: typer would call what may not be read a usage error; it is bad input."""
-Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
-LogFile = Annotated[
-    Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE", readable=False)
-]
-Source = Annotated[
-    str | None, typer.Option("--source", help="zarr, vips, czi, openslide, bioformats, bfconvert or bioformats2raw.")
-]
-Image = Annotated[int | None, typer.Option("--image", help="Convert this image only (see 'mimic info').")]
-Mpp = Annotated[float | None, typer.Option("--mpp", help="Micrometres a pixel; replaces the file's own.")]
-AppMag = Annotated[float | None, typer.Option("--appmag", help="Objective power; replaces the file's own.")]
-NoScale = Annotated[bool, typer.Option("--no-scale", help="Convert a file that states no scale, without one.")]
-Quality = Annotated[int, typer.Option("-q", "--quality", help="JPEG quality, 1 to 100.")]
-RgbJpeg = Annotated[bool, typer.Option("--rgb-jpeg", help="RGB 4:4:4 with shared tables: larger, widest reach.")]
-Tile = Annotated[int, typer.Option("--tile", help="Tile size in pixels, a multiple of 16.")]
-Down = Annotated[int, typer.Option("--downsample", help="Factor between levels: 4 or 2.")]
-Channels = Annotated[str | None, typer.Option("--channels", help="Show these channels only: 0,2.")]
-Colors = Annotated[str | None, typer.Option("--colors", help="Their colours: FF0000,00FF00.")]
-Ranges = Annotated[
-    list[str] | None, typer.Option("--range", help="Black and full colour of a channel: 0:120-4000; repeatable.")
-]
-Grey = Annotated[bool, typer.Option("--grey", help="Show channels in grey.")]
-ZPlane = Annotated[str | None, typer.Option("--z", help="Focus plane from 0 on, middle (default), or max of all.")]
-TFrame = Annotated[int | None, typer.Option("--t", help="Time point from 0 on.")]
-MergeScenes = Annotated[bool, typer.Option("--merge-scenes", help="Put a CZI's scenes on one canvas, in their places.")]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Convert a damaged file: what is missing becomes white, and is counted.")
-]
-Jobs = Annotated[
-    int | None, typer.Option("-j", "--jobs", help="Slides at a time, each in a process of its own.", min=1)
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Skip what is converted already, from the same input with the same options.")
-]
-Shard = Annotated[
-    str | None, typer.Option("--shard", help="Convert only the i-th of n parts of all slides.", metavar="i/n")
-]
-ReportFile = Annotated[
-    Path | None, typer.Option("--report", help="JSON: FILE.json, or a folder for one a slide.", readable=False)
-]
-ReportDir = Annotated[
-    Path | None, typer.Option("--report-dir", help="A folder for a JSON report of each slide.", readable=False)
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="An .svs file, or a folder.", readable=False)]
-LABEL = typer.Option(
-    "--label", help="keep, drop, redact (blank it), or a picture to take its place.", metavar="keep|drop|redact|FILE"
+FILE = click.Argument(["file"], type=PATH, help="The slide.")
+JSON = click.Option(["as_json", "--json"], is_flag=True, help="Write JSON instead of text.")
+LOG_FILE = click.Option(["--log-file"], type=PATH, metavar="FILE", help="Append a log to this file.")
+OUTPUT = click.Option(["-o", "--output"], type=PATH, help="An .svs file, or a folder.")
+OVERWRITE = click.Option(["--overwrite"], is_flag=True, help="Replace an output that is there.")
+QUIET = click.Option(["--quiet"], is_flag=True, help="No progress.")
+SOURCE = click.Option(["--source"], help="zarr, vips, czi, openslide, bioformats, bfconvert or bioformats2raw.")
+RESUME = click.Option(
+    ["--resume"], is_flag=True, help="Skip what is converted already, from the same input with the same options."
 )
-MACRO = typer.Option("--macro", help="Keep the macro, drop it, or cut off the end with the label.")
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="Write nothing that names people, cases, devices or days, and prove it.")
-]
-ICC = typer.Option("--icc", help="Colour profile: keep it, take pixels to sRGB by it, or strip it.")
-Square = Annotated[bool, typer.Option("--square", help="Resample pixels that are not square.")]
-PASSTHROUGH = typer.Option("--passthrough", help="Copy compressed tiles where readers accept them, never, or fail.")
-CODEC = typer.Option("--codec", help="jp2k lets JPEG 2000 tiles be copied; else they become JPEG.")
+SHARD = click.Option(["--shard"], metavar="i/n", help="Convert only the i-th of n parts of all slides.")
+REPORT_DIR = click.Option(["--report-dir"], type=PATH, help="A folder for a JSON report of each slide.")
+REPORT_FILE = click.Option(["report_file", "--report"], type=PATH, help="JSON: FILE.json, or a folder for one a slide.")
 
-RENAMED = {
-    "image": "image_index",
-    "mpp": "mpp_um",
-    "tile": "tile_px",
-    "deadline": "deadline_s",
-    "colors": "colours",
-    "range_": "ranges",
-}
-"""Words of the command line that Options knows by names with units."""
-NOT_OPTIONS = ("inputs", "file", "output", "report_file", "quiet", "as_json", "log_file")
-OF_A_RUN = ("jobs", "resume", "shard", "report_dir")
+OF_A_PLAN = (
+    SOURCE,
+    click.Option(["image_index", "--image"], type=int, help="Convert this image only (see 'mimic info')."),
+    click.Option(["mpp_um", "--mpp"], type=float, help="Micrometres a pixel; replaces the file's own."),
+    click.Option(["--appmag"], type=float, help="Objective power; replaces the file's own."),
+    click.Option(["--no-scale"], is_flag=True, help="Convert a file that states no scale, without one."),
+    click.Option(["-q", "--quality"], type=int, default=80, help="JPEG quality, 1 to 100."),
+    click.Option(["--rgb-jpeg"], is_flag=True, help="RGB 4:4:4 with shared tables: larger, widest reach."),
+    click.Option(["tile_px", "--tile"], type=int, default=256, help="Tile size in pixels, a multiple of 16."),
+    click.Option(["--downsample"], type=int, default=4, help="Factor between levels: 4 or 2."),
+    click.Option(
+        ["--label"],
+        default="keep",
+        metavar="keep|drop|redact|FILE",
+        help="keep, drop, redact (blank it), or a picture to take its place.",
+    ),
+    click.Option(
+        ["--macro"],
+        type=click.Choice(["keep", "drop", "crop-label"]),
+        default="keep",
+        help="Keep the macro, drop it, or cut off the end with the label.",
+    ),
+    click.Option(
+        ["--deidentify"],
+        is_flag=True,
+        help="Write nothing that names people, cases, devices or days, and prove it.",
+    ),
+    click.Option(
+        ["--icc"],
+        type=click.Choice(["keep", "srgb", "strip"]),
+        default="keep",
+        help="Colour profile: keep it, take pixels to sRGB by it, or strip it.",
+    ),
+    click.Option(["--square"], is_flag=True, help="Resample pixels that are not square."),
+    click.Option(["--channels"], help="Show these channels only: 0,2."),
+    click.Option(["colours", "--colors"], help="Their colours: FF0000,00FF00."),
+    click.Option(
+        ["ranges", "--range"], multiple=True, help="Black and full colour of a channel: 0:120-4000; repeatable."
+    ),
+    click.Option(["--grey"], is_flag=True, help="Show channels in grey."),
+    click.Option(["--z"], help="Focus plane from 0 on, middle (default), or max of all."),
+    click.Option(["--t"], type=int, help="Time point from 0 on."),
+    click.Option(["--merge-scenes"], is_flag=True, help="Put a CZI's scenes on one canvas, in their places."),
+    click.Option(
+        ["--allow-missing"],
+        is_flag=True,
+        help="Convert a damaged file: what is missing becomes white, and is counted.",
+    ),
+    click.Option(
+        ["--passthrough"],
+        type=click.Choice(["auto", "never", "require"]),
+        default="auto",
+        help="Copy compressed tiles where readers accept them, never, or fail.",
+    ),
+    click.Option(
+        ["--codec"],
+        type=click.Choice(["jpeg", "jp2k"]),
+        default="jpeg",
+        help="jp2k lets JPEG 2000 tiles be copied; else they become JPEG.",
+    ),
+)
+"""What decides of an output; each has the name of the field of ``Options`` that it fills (but see ``chosen``)."""
+OF_A_SLIDE = (
+    *OF_A_PLAN,
+    click.Option(
+        ["--verify"],
+        type=click.Choice(["sample", "full"]),
+        default="sample",
+        help="Compare samples, or every pixel.",
+    ),
+    OVERWRITE,
+    click.Option(["--threads"], type=int, help="Threads; as many as cores by default."),
+    click.Option(["--scratch"], type=PATH, help="Folder for large temporary files."),
+    click.Option(["deadline_s", "--deadline"], type=float, help="Seconds that a slide may take."),
+)
+"""The fields of ``Options`` that a conversion has; a line of a manifest may give each."""
 
 
-def chosen(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of Options that a command's arguments (its ``locals()``) ask for. Raises UsageError."""
+def jobs(default: int | None) -> click.Option:
+    """How many slides beside each other; None: one after the other, in this process."""
+    text = "Slides at a time, each in a process of its own."
+    return click.Option(["-j", "--jobs"], type=click.IntRange(min=1), default=default, help=text)
+
+
+def chosen(wish: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Options that options of a command (``OF_A_PLAN``, ``OF_A_SLIDE``) ask for. Raises UsageError."""
     from mimic import views
 
-    words = {RENAMED.get(name, name): value for name, value in arguments.items() if name not in NOT_OPTIONS + OF_A_RUN}
+    words = dict(wish)
     parsers = {"channels": views.parse_channels, "colours": views.parse_colours, "z": views.parse_z}
     for name, parse in parsers.items():
         words[name] = None if words[name] is None else parse(words[name])
-    words["ranges"] = tuple(map(views.parse_range, words["ranges"] or ()))
+    words["ranges"] = tuple(map(views.parse_range, words["ranges"]))
     words["profile"] = "rgb" if words.pop("rgb_jpeg") else "ycc"
-    plain = {name: value.value if isinstance(value, StrEnum) else value for name, value in words.items()}
-    return plain | _label(words["label"])
+    return words | _label(words["label"])
 
 
 def _label(wish: str) -> dict[str, Any]:

@@ -3,33 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
+from click.exceptions import Exit
 
 from mimic import settings
 from mimic.cli_edge import edge
+from mimic.cli_options import JSON, LOG_FILE, QUIET
 from mimic.errors import UsageError
 
+PARAMS = (
+    click.Argument(
+        ["folder"],
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="A folder of slides, with all folders below it.",
+    ),
+    click.Option(
+        ["csv_file", "--csv"],
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write a table; - is standard output.",
+    ),
+    click.Option(
+        ["html_file", "--html"],
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write a page with a plot, to be opened in a browser.",
+    ),
+    JSON,
+    QUIET,
+    LOG_FILE,
+)
 
-def register(app: typer.Typer, *, epilog: str | None = None) -> None:
+
+def register(app: click.Group, *, epilog: str | None = None) -> None:
     """Add the command to ``mimic``."""
-    app.command(epilog=epilog)(survey)
+    app.command(epilog=epilog, short_help="Show what a whole collection is, a row a slide.", params=list(PARAMS))(
+        survey
+    )
 
 
 def survey(
-    folder: Annotated[Path, typer.Argument(help="A folder of slides, with all folders below it.", metavar="DIR")],
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write a table; - is standard output.", metavar="FILE")
-    ] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with a plot, to be opened in a browser.", metavar="FILE")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    log_file: Annotated[
-        Path | None, typer.Option("--log-file", help="Append a log to this file.", metavar="FILE")
-    ] = None,
+    folder: Path,
+    *,
+    csv_file: Path | None,
+    html_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+    log_file: Path | None,
 ) -> None:
     """Show what a whole collection is: a row a slide, with scale and magnification that do not fit marked.
 
@@ -59,7 +81,7 @@ def survey(
             if csv_file is None and html_file is None:
                 screen_survey.table(found.rows)
             screen_survey.summary(found)
-        raise typer.Exit(found.exit_code)
+        raise Exit(found.exit_code)
 
 
 def show_info(file: Path, source: str | None, *, thumbnail: Path | None, as_json: bool) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 from mimic.cli import app
 
@@ -115,7 +115,7 @@ def without_rights() -> tuple[str, ...]:
         return ()
     setpriv = shutil.which("setpriv") or pytest.skip("root, and no setpriv to become another")
     prefix = (setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    script = "import numpy, pyvips, imagecodecs, openslide, typer, rich"
+    script = "import numpy, pyvips, imagecodecs, openslide, click, rich"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     tried = subprocess.run([*prefix, sys.executable, "-c", script], env=env, capture_output=True, check=False)
     if tried.returncode != 0:

@@ -15,9 +15,9 @@ import openslide
 import pytest
 import pyvips
 import tifffile
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from mimic import description, disk, edittext, ifds, rules, svs, tiffedit, verify
 from mimic.cli import app

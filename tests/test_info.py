@@ -11,11 +11,11 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from typer.testing import CliRunner
 
 import mimic
 from mimic import peek, settings

@@ -215,7 +215,7 @@ def test_while_python_starts(start: Callable[..., Running]) -> None:
 
 
 def _loads_mimic(pid: int) -> bool:
-    """Whether the interpreter has loaded typer's first compiled dependency or any library of its own."""
+    """Whether the interpreter has loaded click's first compiled dependency or any library of its own."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     except OSError:

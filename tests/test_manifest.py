@@ -163,7 +163,7 @@ def test_the_command_s_own_grammar(folder: Path) -> None:
     [
         ("input,mpp\na.png,wide\n", (), "line 2: "),
         ("input,jobs\na.png,3\n", (), "there is no option 'jobs'"),
-        ("input\na.png\n", ("--qualty", "3"), "No such option: --qualty"),
+        ("input\na.png\n", ("--qualty", "3"), "No such option '--qualty'"),
         ("input\na.png\n", ("b.png",), "b.png is no option"),
         ("input\na.png\n", ("--shard", "3/2"), "--shard 3/2 is no part of a whole"),
         ("input\na.png\n", ("--report-dir", "x.json"), "--report-dir names a folder"),

@@ -15,10 +15,10 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 import tifffile
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import mimic
 from mimic import cli, harvest, phi, privacy, reveal, tifffields

@@ -39,9 +39,7 @@ def commands() -> list[str]:
 
 
 def test_every_command_exists_with_its_options() -> None:
-    import typer.main
-
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = app.commands
     for line in commands():
         words = shlex.split(line[line.index("mimic ") :])
         if words[1] in known:
@@ -53,9 +51,7 @@ def test_every_command_exists_with_its_options() -> None:
 
 
 def test_options_of_the_table_exist() -> None:
-    import typer.main
-
-    convert = typer.main.get_command(app).commands["convert"]  # type: ignore[attr-defined]
+    convert = app.commands["convert"]
     options = {name for param in convert.params for name in param.opts}
     table = README[README.index("| option of `convert`") : README.index("From Python:")]
     named = set(re.findall(r"`(-{1,2}[a-z-]+)", table))

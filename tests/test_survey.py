@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 from lxml import etree, html
 from PIL import Image as Picture
-from typer.testing import CliRunner
 
 from mimic import sets, settings, survey_page, survey_plot
 from mimic.cli import app
