@@ -153,12 +153,14 @@ class _Making:
         """In a thread of the pool."""
         plan, first = self._plan, tiles[0]
         tiles = [tile.condensed() for tile in tiles]
-        coded = [encode.tile(tile.pixels, quality=plan.quality, profile=plan.profile) for tile in tiles]
+        coded, blocks = [], []
+        for tile in tiles:  # averaged while it is in the cache
+            coded.append(encode.tile(tile.pixels, quality=plan.quality, profile=plan.profile))
+            blocks.append(self._pyramid.average(tile))
         if first.level == 0:
             with self._keeping:
                 for tile, data in zip(tiles, coded, strict=True):
                     self._keeper.offer(_place(plan, tile), tile.valid, coded_bytes=len(data))
-        blocks = [self._pyramid.average(tile) for tile in tiles]
         return _Made(first.level, first.column, first.row, joined(coded), blocks)
 
 

@@ -25,6 +25,7 @@ from mimic.model import Box, Image, Pixels, Slide
 from mimic.programs import bfclient, jxr
 from mimic.settings import load
 from mimic.sources import bioformats, czi
+from mimic.structure import jpegxr
 from tests.conftest import SAMPLE_CZI, module
 from tools import czi_samples
 from tools.czi_samples import SubBlock, build_czi, czi_xml, read_subblocks, to_jpeg_xr
@@ -488,6 +489,24 @@ def test_noise_that_takes_more_bytes_than_its_pixels_is_decoded(size: tuple[int,
         with jxr.decoded(data, size, load()) as pixels:
             assert np.array_equal(pixels, module("imagecodecs").jpegxr_decode(data))
     assert len(data) > noise.nbytes
+
+
+@pytest.mark.parametrize("size", [(640, 480), (77, 33), (35, 2)])
+@pytest.mark.parametrize("level", [0.3, 0.9, 1.0])
+def test_the_decoder_writes_red_first_the_very_pixels_it_turns_round_otherwise(
+    size: tuple[int, int], level: float
+) -> None:
+    decode, (width, height) = module("imagecodecs").jpegxr_decode, size
+    noise = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    noise[:, ::3] //= 8
+    data = bytes(module("imagecodecs").jpegxr_encode(noise, level=level, photometric="RGB"))
+    blue_first = data.replace(jpegxr.RGB24, jpegxr.BGR24, 1)  # as in a CZI
+    assert blue_first != data
+    found = jpegxr.red_first(blue_first)
+    assert found[:2] == size and bytes(found[2]) == data
+    assert np.array_equal(decode(bytes(found[2])), decode(blue_first))
+    with pytest.raises(ValueError, match="blue, green and red"):
+        jpegxr.red_first(data)
 
 
 def test_a_box_without_any_block_takes_no_memory(tmp_path: Path) -> None:

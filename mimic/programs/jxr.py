@@ -120,7 +120,7 @@ class _Child:
         last = (said.splitlines() or ["no message"])[-1][:200]
         return ToolFailed(f"the JPEG-XR decoder ended ({code}): {last}", remedy="Run 'mimic doctor'")
 
-    def decode(self, data: bytes, width_px: int, height_px: int) -> NDArray[np.uint8]:
+    def decode(self, data: bytes | bytearray, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """Pixels, valid until the next call."""
         at, self._map[: len(data)] = _paged(len(data)), data
         wanted = {"size": len(data), "at": at, "width": width_px, "height": height_px}
@@ -150,7 +150,7 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def decoded(data: bytes, size_px: tuple[int, int], settings: Settings) -> Iterator[NDArray[np.uint8]]:
+def decoded(data: bytes | bytearray, size_px: tuple[int, int], settings: Settings) -> Iterator[NDArray[np.uint8]]:
     """RGB pixels of ``size_px`` (width, height), which ``data`` must have; valid within the ``with`` only.
 
     Raises BadInput for damaged data, ToolFailed when the decoder crashes or hangs over it.

@@ -252,8 +252,7 @@ class Planes:
             self.decoded += 1
         try:
             if block.compression == JPEG_XR:
-                _check_head(data, size_px)
-                with jxr.decoded(data, size_px, self._settings) as pixels:
+                with jxr.decoded(_checked(data, size_px), size_px, self._settings) as pixels:
                     yield pixels
             else:
                 yield _plain(data, block)[..., ::-1]
@@ -302,16 +301,16 @@ def _put(target: Pixels, pixels: Pixels, seen: NDArray[np.bool_] | None) -> None
         np.copyto(target[..., channel], pixels[..., channel], where=True if seen is None else seen)
 
 
-def _check_head(data: bytes, size_px: tuple[int, int]) -> None:
-    """Raises BadInput for a picture that is not the block's: jxrlib would write it all the same, or a part of it."""
+def _checked(data: bytes, size_px: tuple[int, int]) -> bytearray:
+    """The data, red first. Raises BadInput for a picture that is not the block's: jxrlib would write it all the same,
+    or a part of it."""
     try:
-        width, height, pixel_format = jpegxr.head(data)
+        width, height, turned = jpegxr.red_first(data)
     except ValueError as error:
         raise BadInput(str(error)) from error
     if (width, height) != size_px:
         raise BadInput(f"its JPEG-XR data have {width} x {height} px instead of {size_px[0]} x {size_px[1]}")
-    if pixel_format != jpegxr.BGR24:
-        raise BadInput("its JPEG-XR data are not of 8 bits each of blue, green and red")
+    return turned
 
 
 def _plain(data: bytes, block: Subblock) -> Pixels:
