@@ -21,7 +21,7 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
-        ngff plain chunks darkblocks structure czilayout czislide svsslide ndpislide opinion provenance edit \
+        ngff plain segments chunks darkblocks structure czilayout czislide svsslide ndpislide opinion provenance edit \
         editdraft edittext ifds tiffedit disk report staging
     checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
     programs
@@ -115,7 +115,9 @@ SIDEWAYS = {
     ("libvips", "structure"): "of a picture that does not decode it knows the place",
     ("sources", "libvips"): "the library of ordinary pictures",
     ("sources", "plain"): "some pictures need no library",
+    ("sources", "segments"): "some pictures need no library",
     ("plain", "structure"): "a TIFF's directories",
+    ("plain", "segments"): "how a segment is decoded is a matter of its own",
     ("strips", "structure"): "bounded reading of a file's bytes",
     ("privacy", "harvest"): "what is searched for was found in the input",
     ("missing", "passthrough"): "how a hole is filled among copied tiles",

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from mimic import libvips
+from mimic import libvips, plain
 from mimic.errors import BadInput, MimicError, OutputError, Unsupported
 from mimic.model import Pixels
 from mimic.settings import Settings
@@ -35,18 +35,28 @@ def tissue(height: int = 700, width: int = 500) -> Pixels:
     return np.asarray(planes + noise, np.uint8)
 
 
-def reader(path: Path, scratch: Path) -> vips.VipsReader:
+def reader(path: Path, scratch: Path) -> vips.VipsReader | plain.Reader:
     slide = vips.probe(path, SETTINGS)
     return vips.open(slide, slide.images[0], threads=2, settings=SETTINGS, scratch=scratch)
 
 
 def read(path: Path, scratch: Path | None = None) -> Pixels:
-    """The whole picture in the reader's own bands."""
+    """The whole picture in the reader's own boxes."""
     opened = reader(path, scratch or path.parent)
+    boxes = opened.boxes()
+    pixels = np.zeros((boxes[-1].y_px + boxes[-1].height_px, boxes[-1].x_px + boxes[-1].width_px, 3), np.uint8)
     try:
-        return np.concatenate([opened.read(box) for box in opened.boxes()])
+        for box in boxes:
+            pixels[box.y_px : box.y_px + box.height_px, box.x_px : box.x_px + box.width_px] = opened.read(box)
+        return pixels
     finally:
         opened.close()
+
+
+@pytest.fixture
+def without_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every TIFF is libvips'."""
+    monkeypatch.setattr(plain, "layout", lambda _: None)
 
 
 def psnr(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> float:
@@ -93,6 +103,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: s
 
 @pytest.mark.parametrize("rows", [1, 7, 43, 100, 300, 700])
 @pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.usefixtures("without_plain")
 def test_bands_need_not_fit_strips_or_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, tiled: bool
 ) -> None:
@@ -359,6 +370,7 @@ def test_a_cut_picture_is_bad_input_with_a_clean_message(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("tile", [(128, 128), None])
 @pytest.mark.parametrize("compression", ["lzw", "jpeg"])
+@pytest.mark.usefixtures("without_plain")
 def test_a_tile_that_libvips_leaves_blank_is_bad_input(
     tmp_path: Path, compression: str, tile: tuple[int, int] | None
 ) -> None:
@@ -451,10 +463,14 @@ def test_the_source_imports_nothing_heavy_and_says_its_version() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     names = {tool.name: tool.version for tool in vips.tools(SETTINGS)}
-    assert names.keys() == {"libvips", "pyvips"} and all(names.values())
+    assert names.keys() == {"libvips", "pyvips", "imagecodecs"} and all(names.values())
 
 
-def test_damage_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("decoder", ["without_plain", "tmp_path"])
+def test_damage_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest, decoder: str
+) -> None:
+    request.getfixturevalue(decoder)
     path = tmp_path / "a.tif"
     Image.fromarray(tissue()).save(path, compression="tiff_lzw")
     whole = bytearray(path.read_bytes())

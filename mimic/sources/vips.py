@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimic import libvips, plain
+from mimic import libvips, plain, segments
 from mimic.errors import BadInput, OutputError, ToolMissing, Unsupported
 from mimic.model import Box, Image, Level, Pixels, Scale, Slide, Tool
 from mimic.settings import Settings
@@ -117,10 +117,10 @@ def open(
 
 
 def tools(settings: Settings) -> tuple[Tool, ...]:  # noqa: ARG001 (the protocol's)
-    """libvips and pyvips, with their versions."""
+    """libvips and pyvips, and what decodes plain TIFFs, with their versions."""
     vips = libvips.load()
     version = ".".join(str(vips.version(part)) for part in range(3))
-    return Tool("libvips", version), Tool("pyvips", str(vips.__version__))
+    return Tool("libvips", version), Tool("pyvips", str(vips.__version__)), segments.tool()
 
 
 class VipsReader:
