@@ -67,10 +67,12 @@ def convert(
 
 
 def _found(inputs: Sequence[str], output: Path | None, options: Options) -> Found:
-    from mimic import requests, screen
+    from mimic import requests
 
     found = requests.expand([path for text in inputs for path in _expand(text)], output, options)
     if not found.requests:
+        from mimic import screen
+
         for path, reason in found.skipped:
             screen.error(reason if isinstance(reason, MimicError) else f"{path}: {reason}")
         raise UsageError(f"no slide in {', '.join(inputs)}", remedy="Name files, or a folder that holds some")

@@ -71,8 +71,6 @@ class Watcher(Protocol):
 
 def convert_all(found: Found, run: Run) -> int:
     """Convert, tell, and return the highest exit code; a report that cannot be written does not end the run."""
-    from mimic import screen
-
     found = _with_digests(_with_threads(found, run), run)
     teller = _Teller(found, run)
     mine = _share(found, run.shard)
@@ -83,6 +81,8 @@ def convert_all(found: Found, run: Run) -> int:
             for request, report in reports:
                 teller.tell(report, request)
     if teller.several and not run.as_json:
+        from mimic import screen
+
         screen.summary(teller.in_order())
     return teller.worst
 
@@ -209,9 +209,9 @@ def _reports(todo: list[Request], run: Run, watcher: Watcher) -> Generator[tuple
 
 def _watcher(found: Found, run: Run) -> Watcher:
     if run.jobs is None:
-        from mimic import screen
+        from mimic import screen_progress
 
-        return screen.Watcher(as_json=run.as_json, quiet=run.quiet)
+        return screen_progress.Watcher(as_json=run.as_json, quiet=run.quiet)
     from mimic import screen_batch
 
     return screen_batch.Board(found.requests, others=len(found.skipped), as_json=run.as_json, quiet=run.quiet)

@@ -175,7 +175,7 @@ class Job:
         if self.plan.coded is not None:
             return self._copy(writer)
         passthrough.refuse_misread(self.plan)
-        with imports.behind(PROOF), self._scan() as reader:
+        with imports.behind(PROOF, then=report.libraries), self._scan() as reader:
             return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
 
     def _copy(self, writer: TiffWriter) -> Pixels:
@@ -184,7 +184,7 @@ class Job:
 
         plan = self.plan
         with (
-            imports.behind(PROOF),
+            imports.behind(PROOF, then=report.libraries),
             closing(self._tiles()) as tiles,
             stored.witness(plan, threads=plan.threads, settings=self.settings) as told,
         ):

@@ -7,6 +7,8 @@ from pathlib import Path
 from mimic.errors import UsageError
 from mimic.model import Image, Options, Slide
 
+NAME_MAX_CHARS = 60
+"""Of an image's own name, as a file states it."""
 ENDINGS_REFUSED = (
     *(".svs", ".tif", ".tiff", ".btf", ".czi", ".ndpi", ".scn", ".bif", ".vsi", ".mrxs", ".dcm"),
     *(".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".webp"),

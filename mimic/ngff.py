@@ -15,9 +15,10 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mimic import ome
+from mimic import lengths
 from mimic.errors import BadInput, Unsupported
 from mimic.model import Channel, Colour, Scale
+from mimic.naming import NAME_MAX_CHARS
 from mimic.structure.zarr import read
 
 Json = dict[str, Any]
@@ -37,9 +38,9 @@ METRES = (
     "pc parsec"
 )
 UM_PER_UNIT: Mapping[str, Fraction] = {
-    **{name: ome.UM_PER_UNIT[symbol] for symbol, name in (pair.split() for pair in METRES.split(","))},
+    **{name: lengths.UM_PER_UNIT[symbol] for symbol, name in (pair.split() for pair in METRES.split(","))},
     **{symbol: Fraction(1) for symbol in ("um", "µm", "μm", "micron", "micrometre")},
-    **{symbol: ome.UM_PER_UNIT[symbol] for symbol in ("mm", "nm")},
+    **{symbol: lengths.UM_PER_UNIT[symbol] for symbol in ("mm", "nm")},
 }
 """Micrometres in each unit of the specification, by its name, and in the few symbols that writers put instead."""
 REMEDY = "Write the store again, or copy it again from where it was made"
@@ -173,7 +174,7 @@ def multiscale(said: Json, path: Path) -> Multiscale:
     scale, doubt = _scale(axes, units, (datasets[0], first))
     name = first.get("name")
     return Multiscale(
-        name=" ".join(name.split()).strip("/")[: ome.NAME_MAX_CHARS] if isinstance(name, str) else "",
+        name=" ".join(name.split()).strip("/")[:NAME_MAX_CHARS] if isinstance(name, str) else "",
         version=version,
         axes=axes,
         paths=tuple(str(name) for name in paths),
@@ -231,7 +232,7 @@ def _scale(axes: str, units: Sequence[str | None], stated: Sequence[Json]) -> tu
         found[letter] = _micrometres(product, UM_PER_UNIT[unit])
     x_um, y_um = found["x"], found["y"]
     for size_um in (x_um, y_um):
-        if not ome.SMALLEST_UM <= size_um <= ome.LARGEST_UM:
+        if not lengths.SMALLEST_UM <= size_um <= lengths.LARGEST_UM:
             return None, [f"the stated pixel size of {size_um:.6g} um is not a microscope's and was ignored"]
     doubt = []
     if x_um == y_um == 1.0:
@@ -276,7 +277,7 @@ def _channel(index: int, said: Json) -> Channel:
     low, high = (_number(window.get(key)) if isinstance(window, dict) else None for key in ("start", "end"))
     if low is None or high is None or low >= high:
         low = high = None
-    text = " ".join(name.split())[: ome.NAME_MAX_CHARS] if isinstance(name, str) else ""
+    text = " ".join(name.split())[:NAME_MAX_CHARS] if isinstance(name, str) else ""
     return Channel(index, text, _colour(said.get("color")), low=low, high=high)
 
 

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mimic import harvest, phi, tifffields
+from mimic import phi, tifffields
 from mimic.errors import BadInput, MimicError
 from mimic.model import Check, Plan, Request, Slide
 
@@ -59,6 +59,8 @@ class Guard:
 
     def learn(self, slide: Slide) -> Slide:
         """The slide's facts without names, with what must not get out in ``personal``. Raises BadInput, ToolMissing."""
+        from mimic import harvest  # with lxml; most slides keep their names
+
         for file in slide.files:
             self._hide(file)
         self.traces = harvest.traces(slide.path, slide)
@@ -145,6 +147,8 @@ def search(path: Path, plan: Plan) -> tuple[Check, ...]:
 
 
 def _has_texts(data: mmap.mmap, span: tifffields.Span) -> bool:
+    from mimic import harvest
+
     head = data[span[0] : min(span[1], span[0] + HEAD_BYTES)]
     return head[:2] == b"\xff\xd8" and any(harvest.jpeg(head))
 

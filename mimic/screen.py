@@ -1,13 +1,9 @@
-"""What people see: tables, lines and progress. Facts come in, text goes out; the only module that prints."""
+"""What people see: tables and lines. Facts come in, text goes out; with screen_text the only one that prints."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,25 +12,17 @@ from rich.table import Table
 
 from mimic.errors import MimicError
 from mimic.report import size_text
+from mimic.screen_text import called as called
+from mimic.screen_text import event as event
+from mimic.screen_text import shown as shown
+from mimic.screen_text import text as text
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
     from mimic.doctor import Finding
-    from mimic.model import Check, Plan, Progress, Report, Request
-
-LINE_EVERY_S = 5.0
-"""Between two progress lines where there is no terminal to draw a bar on."""
+    from mimic.model import Check, Plan, Report
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-
-
-def shown(path: Path | str) -> str:
-    """A file name fit for a screen: what is no character is escaped."""
-    text = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def error(failure: MimicError | str) -> None:
@@ -45,121 +33,6 @@ def error(failure: MimicError | str) -> None:
 def note(said: str) -> None:
     """A line about progress, on stderr."""
     err.print(escape(shown(said)))
-
-
-def event(name: str, **fields: object) -> None:
-    """One JSON line on stdout."""
-    text(json.dumps({"event": name, **fields}, ensure_ascii=False))
-
-
-def text(value: str) -> None:
-    """Text on stdout; what is no character is escaped, as JSON and Python do it."""
-    sys.stdout.write(value.encode("utf-8", "backslashreplace").decode() + "\n")
-    sys.stdout.flush()
-
-
-class Watcher:
-    """Shows progress: a bar on a terminal, else a line every few seconds, or JSON events."""
-
-    def __init__(self, *, as_json: bool, quiet: bool) -> None:
-        self._json, self._quiet = as_json, quiet
-        self._bar: Bar | None = None
-        self._task: TaskID | None = None
-        self._now: tuple[Path | None, str] = (None, "")
-        self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> Watcher:
-        if err.is_terminal and not self._json and not self._quiet:
-            self._bar = _bar()
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, request: Request, step: Progress) -> None:
-        """Take note of one step."""
-        fresh = (request.input, step.stage) != self._now
-        if fresh:
-            self._now = (request.input, step.stage)
-            self._started = time.monotonic()
-        if self._bar is not None:
-            self._draw(request, step, fresh=fresh)
-        elif not self._quiet and ((fresh and self._json) or time.monotonic() - self._said >= LINE_EVERY_S):
-            self._said = time.monotonic()
-            self._line(request, step)
-
-    def _draw(self, request: Request, step: Progress, *, fresh: bool) -> None:
-        if self._bar is None:
-            return
-        if fresh:
-            self.clear()
-            name = f"{escape(shown(called(request).name))[:40]}: {step.stage}"
-            self._task = self._bar.add_task(name, total=step.total_px / 1e6)
-        if self._task is not None:
-            self._bar.update(self._task, completed=step.done_px / 1e6)
-
-    def _line(self, request: Request, step: Progress) -> None:
-        seconds = time.monotonic() - self._started
-        speed = step.done_px / 1e6 / seconds if seconds > 0.1 else None
-        if self._json:
-            event(
-                "progress",
-                input=str(called(request)),
-                stage=step.stage,
-                done_px=step.done_px,
-                total_px=step.total_px,
-                mpx_per_s=speed and round(speed, 1),
-            )
-            return
-        done = step.done_px / max(step.total_px, 1)
-        rest = f", {speed:.0f} Mpx/s, {seconds / done - seconds:.0f} s left" if speed and 0 < done < 1 else ""
-        err.print(f"{escape(shown(called(request).name))}: {step.stage} {done:.0%}{rest}")
-
-    def done(self, _request: Request | None) -> None:
-        """A slide is done."""
-        self.clear()
-
-    def clear(self) -> None:
-        """Take the bar of a finished stage away."""
-        if self._bar is not None and self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
-
-
-def called(request: Request) -> Path:
-    """What progress calls the input: nothing of its name, where that may not get out."""
-    return Path("slide") if request.options.deidentify else request.input
-
-
-def _bar() -> Bar:
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class SpeedColumn(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.0f} Mpx/s" if task.speed else "")
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        SpeedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    )
 
 
 def report_lines(report: Report) -> None:

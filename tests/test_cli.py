@@ -21,7 +21,8 @@ import tifffile
 from mimic import errors, report, sources
 from mimic.cli import app
 from mimic.model import Plan, Progress, Request
-from mimic.screen import Watcher, shown
+from mimic.screen_progress import Watcher
+from mimic.screen_text import shown
 from tests.command import PATIENCE_S, ROOT, Done, environment, files, mimic, picture, process
 from tests.conftest import SAMPLE_CZI
 
@@ -84,15 +85,36 @@ import sys
 import mimic
 from mimic import imports
 plain = imports.behind
-def told(*names):
+def told(*names, **more):
     late = {{"openslide", "tifffile", "mimic.proof", "mimic.verify", "mimic.edit", "pydicom", "pydantic"}}
     print(sorted(late & set(sys.modules)), "mimic.proof" in names)
-    return plain(*names)
+    return plain(*names, **more)
 imports.behind = told
 mimic.convert({str(source)!r}, {str(tmp_path / "a.svs")!r}, mpp_um=0.5)
 """
     done = script(code, temporary=tmp_path / "t")
     assert done.stdout == "[] True\n", done.stderr
+
+
+@pytest.mark.parametrize(("kind", "early"), [("czi", ["lxml", "mimic.sources.czi"]), ("png", []), ("tif", [])])
+def test_a_command_loads_little_before_its_first_pixel(kind: str, early: list[str], tmp_path: Path) -> None:
+    """What takes long to load and is needed for some inputs, or at the end, or only by what Click replaced."""
+    source = SAMPLE_CZI if kind == "czi" else picture(tmp_path / f"a.{kind}")
+    code = f"""
+import sys
+from mimic import imports
+plain = imports.behind
+def told(*names, **more):
+    late = {{"rich", "importlib.metadata", "email", "lxml", "pydantic", "mimic.harvest", "mimic.sources.czi"}}
+    print("early:", sorted(late & set(sys.modules)))
+    return plain(*names, **more)
+imports.behind = told
+sys.argv = ["mimic", "convert", {str(source)!r}, "-o", {str(tmp_path / "a.svs")!r}, "--mpp", "0.5"]
+from mimic.cli import main
+main()
+"""
+    done = script(code, temporary=tmp_path / "t")
+    assert done.stdout.startswith(f"early: {early}\n") and "verified" in done.stdout, done.stdout + done.stderr
 
 
 def test_help_documents_every_exit_code() -> None:
@@ -507,7 +529,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
 def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A line every few seconds, none for a slide that takes less."""
     now = [100.0]
-    monkeypatch.setattr("mimic.screen.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mimic.screen_progress.time.monotonic", lambda: now[0])
     request = Request(Path("[red]a.czi"))
     with Watcher(as_json=False, quiet=False) as watcher, Watcher(as_json=False, quiet=True) as quiet:
         for second in range(13):

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent / "mimic"
 
 ROWS = """
     __main__
-    cli cli_edge cli_options cli_edit cli_survey cli_batch screen screen_info screen_survey screen_batch
+    cli cli_edge cli_options cli_edit cli_survey cli_batch screen screen_info screen_survey screen_batch \
+        screen_progress screen_text
     service
     executors worker pool requests manifest resume doctor reveal survey survey_plot survey_page
     convert
@@ -23,7 +24,7 @@ ROWS = """
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
         ngff plain segments chunks darkblocks structure czilayout czislide svsslide ndpislide opinion provenance edit \
         editdraft edittext ifds tiffedit disk report staging
-    checksum uniform deadline description geometry naming pictures phi icc tifffields jpegheads memory imports
+    checksum uniform deadline description geometry lengths naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers interrupts
     model errors settings
@@ -37,6 +38,10 @@ SIDEWAYS = {
     ("cli_batch", "cli_edge"): "every command has the same edge",
     ("cli_batch", "cli_options"): "what a command's options are",
     ("cli_batch", "screen"): "what comes out of a command is shown",
+    ("cli_batch", "screen_progress"): "what people see while they wait",
+    ("screen_progress", "screen"): "which is loaded while one waits",
+    ("screen_progress", "screen_text"): "one place prints",
+    ("screen", "screen_text"): "what needs no library",
     ("cli_batch", "screen_batch"): "what comes out of a command is shown",
     ("screen_batch", "screen"): "one place prints",
     ("cli", "cli_edit"): "a command is put on the app",
@@ -101,7 +106,6 @@ SIDEWAYS = {
     ("chunks", "ngff"): "which axis of an array is which",
     ("chunks", "render"): "which types of samples can be rendered",
     ("chunks", "structure"): "a Zarr array's own document",
-    ("ngff", "ome"): "units and what is a pixel size",
     ("ngff", "structure"): "one reader of JSON documents is enough",
     ("probe", "ngff"): "a folder can be a slide",
     ("plan", "jpegs"): "the numbers of codecs",
@@ -180,6 +184,7 @@ PURE = (
     "survey_plot",
     "optics",
     "naming",
+    "lengths",
     "geometry",
     "uniform",
     "checksum",
@@ -197,7 +202,7 @@ DOORS = {
     "jpype": {"programs.bfserver", "programs.bfreaders"},
     "pyvips": {"libvips"},
     "click": {"cli", "cli_edge", "cli_options", "cli_edit", "cli_survey", "cli_batch"},
-    "rich": {"screen", "screen_info", "screen_survey", "screen_batch"},
+    "rich": {"screen", "screen_info", "screen_survey", "screen_batch", "screen_progress"},
     "openslide": {"verify", "edit", "copyproof", "sources.openslide"},
     "distributed": set[str](),
 }
@@ -328,7 +333,7 @@ def test_only_the_screen_prints() -> None:
                 printers.add(name)
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout.write", "sys.stderr.write"):
                 printers.add(name)
-    assert printers - {"programs.bfserver"} == {"screen"}
+    assert printers - {"programs.bfserver"} == {"screen_text"}
 
 
 def test_no_module_is_long() -> None:

@@ -7,12 +7,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from mimic.errors import UsageError
+from mimic import structure
+from mimic.errors import BadInput, UsageError
 from mimic.model import Box, Image, Pixels, Slide, Tool
 from mimic.settings import Settings
 
 ORDER = ("zarr", "vips", "czi", "openslide", "bioformats", "bfconvert", "bioformats2raw")
 """The first source that claims a file (zarr: a folder) reads it; the last two claim none and are only used by name."""
+
+
+OF_ONE_CONTAINER = {"czi": "czi"}
+"""Sources that are not even imported for files of other containers (``structure.container``)."""
 
 
 class PixelReader(Protocol):
@@ -83,4 +88,13 @@ def load(name: str) -> Source:
 
 def choose(path: Path) -> str:
     """The name of the first source in ORDER that claims ``path``."""
-    return next(name for name in ORDER if load(name).claims(path))
+    return next(name for name in ORDER if _may_claim(name, path) and load(name).claims(path))
+
+
+def _may_claim(name: str, path: Path) -> bool:
+    if name not in OF_ONE_CONTAINER:
+        return True
+    try:
+        return structure.container(path) == OF_ONE_CONTAINER[name]
+    except BadInput:
+        return False

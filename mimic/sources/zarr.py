@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mimic import chunks, ngff, ome
+from mimic import chunks, ngff
 from mimic.chunks import Planes, Series
 from mimic.errors import BadInput, Unsupported
 from mimic.model import Box, Channel, Image, Level, Pixels, Rendering, Slide, Tool
 from mimic.render import measured_boxes, measured_level
 from mimic.settings import Settings
 from mimic.structure import zarr as arrays
+
+if TYPE_CHECKING:
+    from mimic import ome
 
 METADATA_XML = "OME/METADATA.ome.xml"
 METADATA_MAX_BYTES = 256 << 20
@@ -64,6 +67,8 @@ def probe(path: Path, settings: Settings) -> Slide:  # noqa: ARG001 - no program
 
 def _document(root: Path, found: Sequence[Series]) -> tuple[ome.Document | None, list[str]]:
     """Bio-Formats' OME-XML of a store of bioformats2raw, and what is doubted of it."""
+    from mimic import ome  # with lxml, which is not loaded to ask whether a picture is a store
+
     path = root / METADATA_XML
     if not path.is_file() or found[0].group == root:
         return None, []
@@ -85,6 +90,8 @@ def _document(root: Path, found: Sequence[Series]) -> tuple[ome.Document | None,
 
 
 def _image(index: int, one: Series, described: ome.OmeImage | None) -> tuple[Image, list[str]]:
+    from mimic import ome
+
     first, said = one.levels[0], []
     count = one.size("c")
     facts = one.image.channels if len(one.image.channels) == count else ()
@@ -233,6 +240,8 @@ def open_planes(
 
 def tools(settings: Settings) -> tuple[Tool, ...]:  # noqa: ARG001
     """zarr-python and its codecs."""
+    from importlib.metadata import PackageNotFoundError, version
+
     chunks.library()
     try:
         codecs: str | None = version("numcodecs")

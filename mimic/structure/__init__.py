@@ -10,15 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mimic.errors import BadInput, Unsupported
-from mimic.structure import czi, dicom, pictures, tiff
+from mimic.structure import dicom, pictures, tiff
 from mimic.structure.facts import CziDisplay, CziFacts, CziScene, DicomFacts, Facts
 from mimic.structure.reader import Input
 
 __all__ = ["CziDisplay", "CziFacts", "CziScene", "DicomFacts", "Facts", "check", "container", "whole"]
 
+
+def _czi(source: Input) -> Facts:
+    from mimic.structure import czi  # with lxml, which pictures do without
+
+    return czi.check(source)
+
+
 CHECKS: dict[str, Callable[[Input], Facts]] = {
     "tiff": tiff.check,
-    "czi": czi.check,
+    "czi": _czi,
     "dicom": dicom.check,
     "jpeg": pictures.jpeg,
     "png": pictures.png,
