@@ -77,13 +77,47 @@ class _Partial:
         return True
 
 
+class _Kept:
+    """The smallest level as it comes, resampled to ``width_px`` as soon as a row of tiles is whole.
+
+    That is the first half of what ``thumbnail`` does: the same bytes, and memory that grows with the height of a slide
+    and not with its area.
+    """
+
+    def __init__(self, size_px: tuple[int, int], *, band_px: int, width_px: int) -> None:
+        self._size_px, self._band_px = size_px, band_px
+        self.pixels: Pixels = np.empty((size_px[1], width_px, 3), np.uint8)
+        self._bands: dict[int, Pixels] = {}
+        self._lacking_px: dict[int, int] = {}
+
+    def put(self, x_px: int, y_px: int, block: Pixels) -> None:
+        """Take a block that lies within one row of tiles."""
+        if self.pixels.shape[1] == self._size_px[0]:
+            self.pixels[y_px : y_px + block.shape[0], x_px : x_px + block.shape[1]] = block
+        elif block.size:
+            self._put(y_px // self._band_px, x_px, block)
+
+    def _put(self, number: int, x_px: int, block: Pixels) -> None:
+        wide, high = self._size_px[0], block.shape[0]
+        if number not in self._bands:
+            self._bands[number], self._lacking_px[number] = np.empty((high, wide, 3), np.uint8), wide
+        self._bands[number][:, x_px : x_px + block.shape[1]] = block
+        self._lacking_px[number] -= block.shape[1]
+        if not self._lacking_px[number]:
+            top_px = number * self._band_px
+            self.pixels[top_px : top_px + high] = thumbnail(self._bands.pop(number), (self.pixels.shape[1], high))
+
+
 class Pyramid:
     """Collects the level-0 boxes of one image and yields the tiles of all its levels. For one thread at a time."""
 
-    def __init__(self, sizes_px: Sequence[tuple[int, int]], *, tile_px: int, downsample: int) -> None:
+    def __init__(
+        self, sizes_px: Sequence[tuple[int, int]], *, tile_px: int, downsample: int, kept_px: int | None = None
+    ) -> None:
         """``sizes_px`` are (width, height) of the levels, largest first, each floor(W/f) x floor(H/f) of the last.
 
-        Raises InternalError when they are not, or when ``downsample`` (2 or 4) does not divide ``tile_px``.
+        ``kept_px`` is the width of the thumbnail that is to be made of ``smallest``, None to have that whole. Raises
+        InternalError when sizes are not so, or when ``downsample`` (2 or 4) does not divide ``tile_px``.
         """
         _require(downsample in (2, 4) and tile_px > 0 and tile_px % downsample == 0, f"tile {tile_px}, /{downsample}")
         _require(len(sizes_px) > 0 and min(map(min, sizes_px)) > 0, f"a level of {sizes_px} is empty")
@@ -97,7 +131,11 @@ class Pyramid:
         self._done = [np.zeros((-(-high // tile_px), -(-wide // tile_px)), np.bool_) for wide, high in sizes_px]
         wide, high = sizes_px[-1]
         self._keep_factors = (_keep_factor(wide, tile_px), _keep_factor(high, tile_px))
-        self._smallest = np.empty((high // self._keep_factors[1], wide // self._keep_factors[0], 3), np.uint8)
+        size_px = wide // self._keep_factors[0], high // self._keep_factors[1]
+        # Pillow resamples rows before columns, but for some pictures that are higher than wide (Pillow 13)
+        by_rows = size_px[0] >= size_px[1] and self._keep_factors[0] == self._keep_factors[1]
+        width_px = kept_px if kept_px is not None and by_rows else size_px[0]
+        self._kept = _Kept(size_px, band_px=tile_px // self._keep_factors[1], width_px=width_px)
 
     def add(self, box: Box, pixels: Pixels) -> Iterator[TilePixels]:
         """Take the pixels of ``box`` (height, width, 3) and yield each tile, of any level, that they complete.
@@ -161,10 +199,10 @@ class Pyramid:
     def smallest(self) -> Pixels:
         """The smallest level, (height, width, 3); each axis longer than SMALLEST_SIDE_PX is reduced by a power of two.
 
-        Raises InternalError when some of it is missing.
+        Its width is ``kept_px`` where that gives the same thumbnail. Raises InternalError when some of it is missing.
         """
         self.finish()
-        return self._smallest
+        return self._kept.pixels
 
     def _valid_px(self, level: int, column: int, row: int) -> tuple[int, int]:
         """Width and height of the part of a tile that is inside the image."""
@@ -194,9 +232,8 @@ class Pyramid:
         return TilePixels(level, column, row, tile, tile[:high, :wide])
 
     def _keep(self, column: int, row: int, block: Pixels) -> None:
-        x_px = column * self._tile_px // self._keep_factors[0]
-        y_px = row * self._tile_px // self._keep_factors[1]
-        self._smallest[y_px : y_px + block.shape[0], x_px : x_px + block.shape[1]] = block
+        factors = self._keep_factors
+        self._kept.put(column * self._tile_px // factors[0], row * self._tile_px // factors[1], block)
 
     def _padded(self, valid: Pixels) -> Pixels:
         high, wide = valid.shape[:2]

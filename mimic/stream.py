@@ -53,7 +53,7 @@ class _Made:
 
 
 def write_levels(plan: Plan, reader: PixelReader, writer: TiffWriter, *, keeper: SampleKeeper, watch: Watch) -> Pixels:
-    """Write all tiles of all levels and return the smallest level whole, for the thumbnail.
+    """Write all tiles of all levels and return the smallest level, as wide as the thumbnail that it is for.
 
     ``keeper`` is offered every level-0 tile. Raises what ``reader`` and ``writer`` raise; no thread outlives the call.
     """
@@ -113,7 +113,8 @@ class _Making:
         self._plan, self._writer, self._pool, self._keeper = plan, writer, pool, keeper
         self._keeping = threading.Lock()
         sizes_px = [(level.width_px, level.height_px) for level in plan.levels]
-        self._pyramid = Pyramid(sizes_px, tile_px=plan.tile_px, downsample=plan.downsample)
+        kept_px = plan.thumbnail_px[0]
+        self._pyramid = Pyramid(sizes_px, tile_px=plan.tile_px, downsample=plan.downsample, kept_px=kept_px)
         self._waiting: deque[Future[_Made]] = deque()  # of level 0; without pixels, which are let go once encoded
         self._risen: deque[tuple[int, Future[_Made]]] = deque()  # of the levels below it, with the number of their turn
         self._turn = 0
@@ -125,7 +126,7 @@ class _Making:
             self._take()
 
     def finish(self) -> Pixels:
-        """Write what is still under way; the smallest level, whole."""
+        """Write what is still under way; the smallest level, as wide as the thumbnail."""
         while self._waiting or self._risen:
             self._take()
         return self._pyramid.smallest()

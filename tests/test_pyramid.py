@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mimic import pyramid, uniform
 from mimic.errors import InternalError
+from mimic.geometry import fit
 from mimic.model import Box, Pixels
 from mimic.pyramid import Pyramid, TilePixels, area_average, thumbnail
 
@@ -283,6 +284,34 @@ def test_a_long_single_level_is_kept_small(monkeypatch: pytest.MonkeyPatch) -> N
     kept = made.smallest()
     assert kept.shape == (40, 62, 3)
     np.testing.assert_array_equal(kept, area_average(source, 16, 1))
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_what_is_kept_as_wide_as_the_thumbnail_gives_the_same_thumbnail(data: st.DataObject) -> None:
+    """Boxes in any order, slides of any shape, a level so large that it is reduced before."""
+    width, height = data.draw(st.integers(40, 400)), data.draw(st.integers(40, 400))
+    factor, tile = data.draw(st.sampled_from([2, 4])), data.draw(st.sampled_from([16, 32]))
+    sizes = sizes_of(width, height, data.draw(st.integers(1, 2)), factor)
+    size_px = fit(width, height, (data.draw(st.integers(10, 90)), data.draw(st.integers(10, 90))))
+    boxes = data.draw(st.permutations(cut(Box(0, 0, width, height), data, 4)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pyramid, "SMALLEST_SIDE_PX", data.draw(st.sampled_from([64, 4096])))
+        whole = Pyramid(sizes, tile_px=tile, downsample=factor)
+        made = Pyramid(sizes, tile_px=tile, downsample=factor, kept_px=size_px[0])
+        for each in (whole, made):
+            build(picture(width, height), boxes, each)
+    np.testing.assert_array_equal(thumbnail(made.smallest(), size_px), thumbnail(whole.smallest(), size_px))
+    assert not made._kept._bands
+
+
+def test_of_the_smallest_level_one_row_of_tiles_is_held_whole_at_a_time() -> None:
+    source, most = picture(1024, 1024), 0
+    made = Pyramid(sizes_of(1024, 1024, 2, 4), tile_px=32, downsample=4, kept_px=50)
+    for box in grid(1024, 1024, 128):
+        for _ in made.add(box, crop(source, box)):
+            most = max(most, len(made._kept._bands))
+    assert most == 1 and made.smallest().shape == (256, 50, 3)
 
 
 def test_memory_does_not_grow_with_the_slide() -> None:
