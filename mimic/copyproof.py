@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,23 +29,14 @@ EXACT_DB, COLOURS_DB, COLOURS_MEAN = 45.0, 30.0, 2.0
 edges), but a mistaken colour space gives 15 dB and moves a mean by tens."""
 
 Watch = Callable[[Progress], None]
+Scan = Callable[[], AbstractContextManager[PixelReader]]
+"""Opens the source anew."""
 
 
-def checks(path: Path, plan: Plan, tiles: TileReader, reader: PixelReader, *, watch: Watch) -> tuple[Check, ...]:
-    """Every copied tile of the finished file against the source's bytes, and pixels as three readers decode them.
-
-    ``reader`` is the source's ordinary one, opened anew: the copied tiles must show what it reads.
-    """
-    layout = sheets.read(path)
-    chosen = list(places(plan, 0)) if plan.verify == "full" else _chosen(layout.sheets[0])
-    there = [place for place in chosen if tiles.tile(0, *place) is not None]
-    made = (_identity(layout, plan, tiles, watch=watch), _decoded(path, plan, tiles, there))
-    if reason := misread(plan.slide, plan.image):
-        return (
-            *made,
-            Check("colours and places", False, f"not compared: {reason}", "another reader agrees", must=False),
-        )
-    return (*made, _as_read(path, plan, reader, there[:: max(1, -(-len(there) // ASKED))]))
+def chosen(path: Path, plan: Plan, tiles: TileReader) -> list[Place]:
+    """Where pixels are compared: all tiles of level 0 with ``--verify full``, else some; those that the source has."""
+    wanted = places(plan, 0) if plan.verify == "full" else _largest(sheets.read(path).sheets[0])
+    return [place for place in wanted if tiles.tile(0, *place) is not None]
 
 
 def blame(structure: tuple[Check, ...], plan: Plan) -> None:
@@ -54,7 +47,7 @@ def blame(structure: tuple[Check, ...], plan: Plan) -> None:
             raise BadInput(f"one of its tiles is damaged: {check.measured}", plan.slide.path, COPY_AGAIN)
 
 
-def _identity(layout: sheets.Layout, plan: Plan, tiles: TileReader, *, watch: Watch) -> Check:
+def identity(path: Path, plan: Plan, tiles: TileReader, *, watch: Watch) -> Check:
     """One check that copied tiles have the source's bytes, read again; those it has not are white.
 
     All of them with ``--verify full``, else every 17th: that the file holds every tile as it was read while copying,
@@ -65,24 +58,24 @@ def _identity(layout: sheets.Layout, plan: Plan, tiles: TileReader, *, watch: Wa
     every = 1 if plan.verify == "full" else streams.DECODE_EVERY
     total_px = sum(level.width_px * level.height_px for level in plan.levels[: plan.copied_levels])
     try:
-        with layout.path.open("rb") as file:
-            for level, sheet in enumerate(layout.tiled()[: plan.copied_levels]):
-                chosen = every if len(sheet.offsets) > streams.DECODED_WHOLE else 1
-                for index, (column, row) in islice(enumerate(places(plan, level)), 0, None, chosen):
+        with path.open("rb") as file:
+            for level, sheet in enumerate(sheets.read(path).tiled()[: plan.copied_levels]):
+                step = every if len(sheet.offsets) > streams.DECODED_WHOLE else 1
+                for index, (column, row) in islice(enumerate(places(plan, level)), 0, None, step):
                     file.seek(int(sheet.offsets[index]))
                     found, wanted = file.read(int(sheet.counts[index])), tiles.tile(level, column, row)
                     missing, count = missing + (wanted is None), count + 1
                     if found != (blank if wanted is None else wanted):
                         wrong.append(f"{sheet.name} tile {column},{row}")
                     if column == 0:
-                        watch(Progress("compare", min(total_px, count * chosen * plan.tile_px**2), total_px))
+                        watch(Progress("compare", min(total_px, count * step * plan.tile_px**2), total_px))
     except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror or error}", layout.path) from error
+        raise BadInput(f"cannot be read: {error.strerror or error}", path) from error
     measured = f"{count - missing} of {count} identical" + (f", {missing} missing and white" if missing else "")
     return sheets.rule("copied tiles", wrong, measured=measured, expected="tiles read again have the file's bytes")
 
 
-def _chosen(sheet: sheets.Sheet) -> list[Place]:
+def _largest(sheet: sheets.Sheet) -> list[Place]:
     """The largest tile, in bytes, of each cell of a grid over level 0: where there is something to see."""
     columns, rows = sheet.grid
     across = max(1, min(columns, round(math.sqrt(SAMPLES * columns / rows))))
@@ -96,33 +89,45 @@ def _chosen(sheet: sheets.Sheet) -> list[Place]:
     return sorted((place for _, place in best.values()), key=lambda place: (place[1], place[0]))
 
 
-def _decoded(path: Path, plan: Plan, tiles: TileReader, chosen: list[Place]) -> Check:
+def decoded(path: Path, plan: Plan, tiles: TileReader, there: Sequence[Place]) -> Check:
     """What OpenSlide reads at some places against what Pillow decodes from the source's tiles there."""
     expected = f"OpenSlide reads what Pillow decodes, within {EXACT_DB:g} dB"
-    wrong, worst = [], 99.0
+    wrong, worst, waiting = [], 99.0, iter(there)
     try:
-        with closing(openslide.OpenSlide(path)) as slide:
-            for column, row in chosen:
-                box = _box(plan, (column, row))
-                seen = _region(slide, box)
-                truth = _by_pillow(plan, tiles.tile(0, column, row) or b"")[: box.height_px, : box.width_px]
-                worst = min(worst, psnr := verify.psnr_db(seen, truth))
-                if psnr < EXACT_DB:
-                    wrong.append(f"tile {column},{row}: {psnr:.1f} dB")
+        with (
+            closing(openslide.OpenSlide(path)) as slide,
+            ThreadPoolExecutor(plan.threads, thread_name_prefix="mimic-again") as pool,
+        ):
+            agree = partial(_agree_db, slide, plan, tiles)
+            while some := list(islice(waiting, 4 * plan.threads)):
+                for (column, row), psnr in zip(some, pool.map(agree, some), strict=True):
+                    worst = min(worst, psnr)
+                    if psnr < EXACT_DB:
+                        wrong.append(f"tile {column},{row}: {psnr:.1f} dB")
     except (openslide.OpenSlideError, OSError, ValueError) as error:
         return Check("copied pixels", False, str(error), expected)
-    if not chosen:
+    if not there:
         return Check("copied pixels", False, "no tile to compare", expected)
-    return sheets.rule("copied pixels", wrong, measured=f"{len(chosen)} tiles, worst {worst:.1f} dB", expected=expected)
+    return sheets.rule("copied pixels", wrong, measured=f"{len(there)} tiles, worst {worst:.1f} dB", expected=expected)
 
 
-def _as_read(path: Path, plan: Plan, reader: PixelReader, chosen: list[Place]) -> Check:
-    """What OpenSlide reads against what the source's ordinary reader gives: the same place, the same colours."""
+def _agree_db(slide: openslide.OpenSlide, plan: Plan, tiles: TileReader, place: Place) -> float:
+    box = _box(plan, place)
+    truth = _by_pillow(plan, tiles.tile(0, *place) or b"")[: box.height_px, : box.width_px]
+    return verify.psnr_db(_region(slide, box), truth)
+
+
+def as_read(path: Path, plan: Plan, scan: Scan, there: Sequence[Place]) -> Check:
+    """What OpenSlide reads against what the source's ordinary reader, opened anew by ``scan``, gives: the same place,
+    the same colours. At a few of the places that are compared."""
+    if reason := misread(plan.slide, plan.image):
+        return Check("colours and places", False, f"not compared: {reason}", "another reader agrees", must=False)
     expected = f"OpenSlide reads what {plan.slide.source} reads from the source (else use --passthrough never)"
+    asked = there[:: max(1, -(-len(there) // ASKED))]
     wrong, worst = [], 99.0
     try:
-        with closing(openslide.OpenSlide(path)) as slide:
-            for place in chosen:
+        with scan() as reader, closing(openslide.OpenSlide(path)) as slide:
+            for place in asked:
                 box = _box(plan, place)
                 seen, truth = _region(slide, box), reader.read(box)
                 worst = min(worst, psnr := verify.psnr_db(seen, truth))
@@ -132,7 +137,7 @@ def _as_read(path: Path, plan: Plan, reader: PixelReader, chosen: list[Place]) -
     except openslide.OpenSlideError as error:
         return Check("colours and places", False, str(error), expected)
     return sheets.rule(
-        "colours and places", wrong, measured=f"{len(chosen)} tiles, worst {worst:.1f} dB", expected=expected
+        "colours and places", wrong, measured=f"{len(asked)} tiles, worst {worst:.1f} dB", expected=expected
     )
 
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 from mimic import copyproof, privacy, reread, rules, stored, streams, verify
 from mimic.model import Check, Plan, Progress, Sample
 from mimic.settings import Settings
-from mimic.sources import PixelReader, TileReader
+from mimic.sources import TileReader
 
 Watch = Callable[[Progress], None]
-Scan = Callable[[], AbstractContextManager[PixelReader]]
-"""Opens the source anew."""
 
 
 def encoded(
@@ -28,7 +25,7 @@ def encoded(
     samples: tuple[Sample, ...],
     sums: streams.Sums | None,
     *,
-    scan: Scan,
+    scan: copyproof.Scan,
     settings: Settings,
     watch: Watch,
 ) -> tuple[Check, ...]:
@@ -63,7 +60,7 @@ def copied(
     sums: streams.Sums | None,
     *,
     witnessed: tuple[Check, ...],
-    scan: Scan,
+    scan: copyproof.Scan,
     watch: Watch,
 ) -> tuple[Check, ...]:
     """Checks of a slide of copied tiles against the source's, all of them passed, with those ``witnessed`` while they
@@ -71,13 +68,18 @@ def copied(
 
     Raises VerificationFailed, and BadInput for a tile that does not decode: it is the source's damage.
     """
-    structure = _structure(staged, plan, sums, watch=watch)
-    seen = _seen(staged, plan)
-    with scan() as reader:
-        checks = copyproof.checks(staged, plan, tiles, reader, watch=watch)
+    there = copyproof.chosen(staged, plan, tiles)
+    compared = partial(copyproof.decoded, staged, plan, tiles, there)
+    with ThreadPoolExecutor(3, thread_name_prefix="mimic-again") as beside:
+        seen, read = beside.submit(_seen, staged, plan), beside.submit(copyproof.as_read, staged, plan, scan, there)
+        sample = beside.submit(compared) if plan.verify == "sample" else None
+        structure = _structure(staged, plan, sums, watch=watch)
+        same = copyproof.identity(staged, plan, tiles, watch=watch)
+        pixels = sample.result() if sample is not None else compared()  # all of them: here an interrupt is heard
+        checks: tuple[Check, ...] = (same, pixels, read.result())
     if not verify.failed(checks):
         copyproof.blame(structure, plan)
-    checks = (*structure, *seen, *checks, *witnessed)
+    checks = (*structure, *seen.result(), *checks, *witnessed)
     verify.raise_if_failed(checks, plan.output)
     return checks
 
@@ -85,7 +87,7 @@ def copied(
 def _structure(staged: Path, plan: Plan, sums: streams.Sums | None, *, watch: Watch) -> tuple[Check, ...]:
     """What the file itself shows. ``sums`` are not believed with ``--verify full``."""
     known = None if plan.verify == "full" else sums
-    return rules.structure(staged, threads=plan.threads, progress=watch, sums=known)
+    return rules.structure(staged, threads=plan.threads, progress=watch, sums=known, decoded=plan.copied_levels)
 
 
 def _seen(staged: Path, plan: Plan) -> tuple[Check, ...]:

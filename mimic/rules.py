@@ -59,10 +59,12 @@ def structure(
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     sums: streams.Sums | None = None,
+    decoded: int = 0,
 ) -> tuple[Check, ...]:
     """Every rule that can be seen in a TIFF file, one Check each; all tiles of all levels are read and decoded.
 
-    ``sums`` (``TiffWriter.sums``) are what a file that was just written must hold; then a sample is decoded.
+    ``sums`` (``TiffWriter.sums``) are what a file that was just written must hold; then a sample is decoded, and fewer
+    still of the first ``decoded`` levels, whose tiles were all decoded while they were copied.
     Raises BadInput for a file that is missing, no TIFF, or so damaged that its directories cannot be read.
     """
     layout = read(path)
@@ -71,7 +73,7 @@ def structure(
         *_tags(layout),
         *_geometry(layout),
         *wording.check(layout),
-        *streams.check(layout, threads=threads, progress=progress, sums=sums),
+        *streams.check(layout, threads=threads, progress=progress, sums=sums, decoded=decoded),
     )
 
 

@@ -242,7 +242,7 @@ def test_every_tile_is_decoded_once(levels: tuple[int, ...], tmp_path: Path, mon
     monkeypatch.setattr(simplejpeg, "decode_jpeg", counting)
     done = mimic.convert(path, tmp_path / "out.svs")
     base, low = 9 * 8, 3 * 2
-    sampled = -(-base // streams.DECODE_EVERY) + 3  # one at least of each page
+    sampled = -(-base // streams.DECODE_AGAIN_EVERY) + 3  # one at least of each page
     assert plan_of(done).copied_levels == 1 + len(levels)
     if levels:  # the lower level is a witness too, and small enough to be decoded for the thumbnail
         assert base + low < len(counted) <= base + 2 * low + sampled
