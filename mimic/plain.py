@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mimic.errors import BadInput
 from mimic.model import Box, Pixels
-from mimic.segments import LZW, STORED, Damaged, Packing, old_lzw
+from mimic.segments import STORED, Damaged, Packing
 from mimic.structure.reader import COPY_AGAIN, Input
 from mimic.structure.tiff import Directory, Walk
 
@@ -123,8 +123,7 @@ def _regular(found: Layout, source: Input) -> bool:
     if not found.as_it_is and whole > MOST_SEGMENT_BYTES:
         return False
     if found.packing.compression != STORED:
-        old = found.packing.compression == LZW and old_lzw(source.upto(int(found.offsets[0, 0]), 2))
-        return not old and int(found.counts.max()) <= found.packing.most_bytes(whole)
+        return int(found.counts.max()) <= found.packing.most_bytes(whole)
     last = whole if found.tiled else wide * (height - (rows - 1) * tall) * found.channels
     return whole <= source.size and bool((found.counts[:-1] == whole).all() and (found.counts[-1] == last).all())
 

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from mimic.model import Pixels, Tool
 
-STORED, LZW, DEFLATE, PACKBITS, OLD_DEFLATE = 1, 5, 8, 32773, 32946
-"""TIFF's numbers of compressions."""
+STORED, DEFLATE, PACKBITS, OLD_DEFLATE = 1, 8, 32773, 32946
+"""TIFF's numbers of compressions. Not among them: LZW (5), as imagecodecs' decoder (2026.3.6) crashes on some damaged
+data, and Zstandard (50000), as libzstd 1.5.7 decodes half of the data in which a sector was lost to wrong pixels, and
+Bio-Formats' decoder refuses all of them."""
 DIFFERENCES = 2
 """The predictor: each sample but the first of a row is kept as its difference from the pixel before."""
-PREDICTED = frozenset((LZW, DEFLATE, OLD_DEFLATE))
+PREDICTED = frozenset((DEFLATE, OLD_DEFLATE))
 """Compressions that have a predictor; with others libtiff takes no notice of it."""
 
 Decoder = Callable[..., Any]
@@ -48,7 +50,7 @@ class Packing:
         return self.predictor in predictors and _decoder(self.compression) is not None
 
     def most_bytes(self, whole_bytes: int) -> int:
-        """More than any writer needs for a segment of that size: LZW takes one and a half times as much at worst."""
+        """More than any writer needs for a segment of that size."""
         return whole_bytes if self.compression == STORED else 2 * whole_bytes + 4096
 
     def unpacked(self, data: NDArray[np.uint8], shape: tuple[int, int, int], *, most_rows: int) -> Pixels:
@@ -71,7 +73,7 @@ class Packing:
         if decoder is None:
             raise Damaged(f"is compressed by method {self.compression}")
         decode, error_type = decoder
-        room = np.empty(whole + 1, np.uint8)  # the LZW decoder stops without a word where the room ends
+        room = np.empty(whole + 1, np.uint8)  # for what is too much
         try:
             return np.asarray(decode(data, out=room), np.uint8)
         except (error_type, ValueError) as error:
@@ -83,8 +85,6 @@ def _decoder(compression: int) -> tuple[Decoder, type[Exception]] | None:
     """The decoder and what it raises; None where this imagecodecs has none."""
     if compression in (DEFLATE, OLD_DEFLATE) and imagecodecs.DEFLATE.available:
         return imagecodecs.deflate_decode, imagecodecs.DeflateError
-    if compression == LZW and imagecodecs.LZW.available:
-        return imagecodecs.lzw_decode, imagecodecs.LzwError
     if compression == PACKBITS and imagecodecs.PACKBITS.available:
         return imagecodecs.packbits_decode, imagecodecs.PackbitsError
     return None
@@ -94,8 +94,3 @@ def tool() -> Tool:
     """The library that decodes, with the one in it that inflates."""
     deflate = imagecodecs.deflate_version() if imagecodecs.DEFLATE.available else "without libdeflate"
     return Tool("imagecodecs", f"{imagecodecs.__version__} ({deflate.replace('_', ' ')})")
-
-
-def old_lzw(head: bytes) -> bool:
-    """Whether a segment begins as libtiff's versions before 4 wrote LZW, with the bits of each byte in reverse."""
-    return head[:1] == b"\0" and bool(head[1:2] and head[1] & 1)
