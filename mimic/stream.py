@@ -154,9 +154,11 @@ class _Making:
         """In a thread of the pool."""
         plan, first = self._plan, tiles[0]
         tiles = [tile.condensed() for tile in tiles]
-        coded, blocks = [], []
+        coded: list[bytes] = []
+        blocks: list[Pixels] = []
         for tile in tiles:  # averaged while it is in the cache
-            coded.append(encode.tile(tile.pixels, quality=plan.quality, profile=plan.profile))
+            beside = coded[-1] if coded else None
+            coded.append(encode.tile(tile.pixels, quality=plan.quality, profile=plan.profile, beside=beside))
             blocks.append(self._pyramid.average(tile))
         if first.level == 0:
             with self._keeping:

@@ -123,6 +123,42 @@ def test_only_small_tiles_have_tables_of_their_own(histology: Pixels) -> None:
     assert len(huffman) == 2 * (17 + 12) + 2 * (17 + 162), "the standard tables have 12 and 162 codes"
 
 
+@given(st.data())
+def test_what_is_beside_a_tile_does_not_change_it(draws: st.DataObject) -> None:
+    """Blocks all alike, of a few frequencies that are rare elsewhere, are as bad as can be for the standard tables."""
+    rng = np.random.default_rng(draws.draw(st.integers(0, 1 << 32)))
+    waves = np.cos((2 * np.arange(8) + 1) * np.arange(8)[:, None] * np.pi / 16)
+    side_px, quality = draws.draw(st.sampled_from([256, 512])), draws.draw(st.sampled_from([20, 50, 80, 95]))
+    block = np.full((8, 8), rng.uniform(100, 200))
+    for down, across in rng.integers(0, 8, (draws.draw(st.integers(0, 4)), 2)):
+        block += rng.uniform(-90, 90) * np.outer(waves[down], waves[across])
+    noise = draws.draw(st.sampled_from([0.0, 0.0, 1.0])) * rng.normal(size=(side_px, side_px))
+    grey = np.tile(block, (side_px // 8, side_px // 8)) + noise
+    pixels = np.repeat(np.clip(grey, 0, 255)[..., None], 3, 2).astype(np.uint8)
+    for profile in PROFILES:
+        alone = encode.tile(pixels, quality=quality, profile=profile)
+        assert encode.tile(pixels, quality=quality, profile=profile, beside=b"glass") == alone
+
+
+def test_glass_beside_glass_is_encoded_once(histology: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[bool] = []
+    real = encode._jpeg
+
+    def spy(pixels: Pixels, *, quality: int, profile: Profile, own_tables: bool) -> bytes:
+        tables.append(own_tables)
+        return real(pixels, quality=quality, profile=profile, own_tables=own_tables)
+
+    monkeypatch.setattr(encode, "_jpeg", spy)
+    glass = np.random.default_rng(2).integers(240, 243, (256, 256, 3), dtype=np.uint8)
+    first = encode.tile(glass, quality=80, profile="ycc")
+    assert tables == [False, True]
+    assert encode.tile(glass, quality=80, profile="ycc", beside=first) == first
+    assert tables == [False, True, True]
+    tissue = encode.tile(histology[:256, :256], quality=80, profile="ycc", beside=first)  # the edge of the tissue
+    encode.tile(histology[256:, :256], quality=80, profile="ycc", beside=tissue)
+    assert tables[3:] == [True, False, False]
+
+
 @given(st.binary(max_size=64))
 def test_no_jpeg_is_an_internal_error(junk: bytes) -> None:
     with pytest.raises(InternalError):
