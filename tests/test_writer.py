@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ import pytest
 import tifffile
 from skimage import data
 
-from mimic import description, encode, svs
+from mimic import description, encode, svs, writer
 from mimic.errors import InternalError, OutputError
 from mimic.model import Box, CodedTile, Page, Picture, Pixels, Plan, Profile, Tag, Written
 from mimic.pyramid import Pyramid, area_average, thumbnail
@@ -262,12 +263,12 @@ ALL = tuple(CodedTile(0, column, row, b"tile") for row in (1, 0) for column in (
 
 
 def finish(path: Path, tiles: tuple[CodedTile, ...], *pages: Page, strips: tuple[str, ...] = ()) -> Written:
-    with TiffWriter(path) as writer:
+    with TiffWriter(path) as made:
         for tile in tiles:
-            writer.add_tile(tile)
+            made.add_tile(tile)
         for kind in strips:
-            writer.add_strip(kind, b"strip")
-        return writer.finish(pages)
+            made.add_strip(kind, b"strip")
+        return made.finish(pages)
 
 
 def test_tiles_in_any_order_are_found_by_place(tmp_path: Path) -> None:
@@ -424,6 +425,40 @@ def test_other_troubles_have_remedies(tmp_path: Path, monkeypatch: pytest.Monkey
         finish(tmp_path / "a.tif", ALL, tile_page())
     assert calls == [code]
     assert isinstance(caught.value.__cause__, OSError)
+    assert_unreadable(tmp_path / "a.tif")
+
+
+def test_what_is_written_goes_to_the_disk_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a thread of its own; the header still comes last, when all else is there."""
+    seen: list[tuple[str, bytes]] = []
+    real: Callable[[int], None] = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append((threading.current_thread().name, (tmp_path / "a.tif").read_bytes()[:4]))
+        real(descriptor)
+
+    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    monkeypatch.setattr(os, "fsync", look)
+    finish(tmp_path / "a.tif", ALL, tile_page())
+    here = threading.current_thread().name
+    assert seen[-2:] == [(here, bytes(4)), (here, b"II\x2a\0")]
+    assert set(seen[:-2]) == {("mimic-sync_0", bytes(4))}
+
+
+def test_a_disk_that_fails_meanwhile_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells of a failure only once: to the thread."""
+    failed: list[str] = []
+
+    def fail_once(_descriptor: int) -> None:
+        if not failed:
+            failed.append(threading.current_thread().name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(writer, "SYNC_BYTES", 1)
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OutputError, match="Check that disk"):
+        finish(tmp_path / "a.tif", ALL, tile_page())
+    assert failed == ["mimic-sync_0"]
     assert_unreadable(tmp_path / "a.tif")
 
 
