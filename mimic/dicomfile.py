@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,6 +48,9 @@ TAGS = (
     *("DimensionOrganizationType", "TotalPixelMatrixFocalPlanes", "NumberOfOpticalPaths", "ConcatenationUID"),
     *("ConcatenationFrameOffsetNumber", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
+KNOWN = 16
+"""Files whose headers and places of frames are kept: a slide's are asked for at every step of a conversion."""
+ITEM_HEAD = struct.Struct("<HHI")
 PLACES = "PerFrameFunctionalGroupsSequence"
 
 
@@ -105,14 +110,45 @@ class CannotCopyError(Exception):
 
 def read(path: Path) -> Instance | None:
     """The header of a DICOM file, None for one that is none or no whole slide. Raises BadInput for a damaged one."""
+    return _read(path, _stamp(path))
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file."""
+    try:
+        told = path.stat()
+    except OSError:
+        return 0, 0, 0  # who opens it will tell
+    return told.st_ino, told.st_size, told.st_mtime_ns
+
+
+@lru_cache(maxsize=KNOWN)
+def _read(path: Path, stamp: tuple[int, int, int]) -> Instance | None:  # noqa: ARG001 - a changed file is read anew
+    found = header(path)
+    return found[1] if found is not None else None
+
+
+@contextmanager
+def unjudged() -> Iterator[None]:
+    """pydicom's values as they are written, without its warnings."""
+    with warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def header(path: Path, *tags: str) -> tuple[pydicom.Dataset, Instance | None] | None:
+    """What ``read`` gives, None for no whole slide, and the elements it was taken from with those of ``tags``.
+
+    None for a file that is no DICOM. pydicom makes values when somebody asks (``unjudged``), and of damaged ones raises
+    PYDICOM_ERRORS then. Raises BadInput for a damaged header.
+    """
     with Input(path) as source:
         if source.upto(128, 4) != b"DICM":
             return None
     try:
-        with warnings.catch_warnings(), config.disable_value_validation(), path.open("rb") as file:
-            warnings.simplefilter("ignore")
-            found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, PLACES])
-            return _described(path, found, file.tell())
+        with unjudged(), path.open("rb") as file:
+            found = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*TAGS, PLACES, *tags])
+            return found, _described(path, found, file.tell())
     except PYDICOM_ERRORS as error:
         raise BadInput(f"its DICOM header is damaged: {error}", path, COPY_AGAIN) from error
 
@@ -166,36 +202,44 @@ def _places(groups: Iterable[pydicom.Dataset], tile_px: tuple[int, int]) -> tupl
 
 def locate(found: Instance) -> Frames:
     """Where the frames of an instance are. Raises CannotCopyError when its offset table does not tell."""
-    with Input(found.path) as source:
-        head = source.at(found.pixels_at, 12, "the pixel data")
+    return _located(found.path, _stamp(found.path), found.pixels_at, found.frames, found.table)
+
+
+@lru_cache(maxsize=KNOWN)
+def _located(path: Path, stamp: tuple[int, int, int], pixels_at: int, frames: int, table: bytes) -> Frames:  # noqa: ARG001
+    with Input(path) as source:
+        head = source.at(pixels_at, 12, "the pixel data")
         if head[:4] != b"\xe0\x7f\x10\0" or head[8:] != b"\xff\xff\xff\xff":
             raise source.damaged("its pixel data are not in fragments, as its transfer syntax says")
-        items = _items(source, found.pixels_at + 12)
+        items = _items(source, pixels_at + 12)
         basic = source.at(*items[0], "the basic offset table")
     offsets = np.array([at for at, _ in items[1:]], np.int64)
     lengths = np.array([length for _, length in items[1:]], np.int64)
-    table = np.frombuffer(found.table or basic, "<u8" if found.table else "<u4").astype(np.int64)
-    if len(table):
+    told = np.frombuffer(table or basic, "<u8" if table else "<u4").astype(np.int64)
+    if len(told):
         starts = offsets - 8 - (offsets[0] - 8) if len(offsets) else offsets
-        first = np.searchsorted(starts, table)
-        fits = len(table) == found.frames and bool((first < len(starts)).all()) and np.array_equal(starts[first], table)
+        first = np.searchsorted(starts, told)
+        fits = len(told) == frames and bool((first < len(starts)).all()) and np.array_equal(starts[first], told)
         if not fits or any(b <= a for a, b in pairwise(first.tolist())) or first[0]:
             raise CannotCopyError("its offset table does not fit its frames")
-    elif len(offsets) == found.frames:
-        first = np.arange(found.frames)
-    elif found.frames == 1:
+    elif len(offsets) == frames:
+        first = np.arange(frames)
+    elif frames == 1:
         first = np.zeros(1, np.int64)
     else:
         raise CannotCopyError("its frames are in several fragments each, and no offset table tells which")
     empty = np.add.reduceat(lengths, first) == 0
-    return Frames(found.path, np.append(first, len(offsets)), offsets, lengths, empty)
+    return Frames(path, np.append(first, len(offsets)), offsets, lengths, empty)
 
 
 def _items(source: Input, at: int) -> list[tuple[int, int]]:
     """Offset and length of the offset table and of each fragment."""
     found: list[tuple[int, int]] = []
     while True:
-        group, element, length = source.unpack("<HHI", at, "a fragment of the pixel data")
+        head = source.upto(at, ITEM_HEAD.size)
+        if len(head) < ITEM_HEAD.size:
+            raise source.cut("a fragment of the pixel data", at + ITEM_HEAD.size)
+        group, element, length = ITEM_HEAD.unpack(head)
         tag = group << 16 | element
         if tag == SEQUENCE_END and found:
             return found

@@ -182,22 +182,29 @@ def _scale(pixels: etree._Element, index: int) -> tuple[Scale | None, str | None
         return None, None
     if x_um is None or y_um is None:
         return None, f"image {index}: a pixel size is stated for one axis only and was ignored"
-    for size_um in (x_um, y_um):
-        reason = _absurd(size_um)
+    return judged((x_um, y_um), (pixels.get("PhysicalSizeX", ""), pixels.get("PhysicalSizeXUnit", "")), index)
+
+
+def judged(size_um: tuple[float, float], across: tuple[str, str], index: int) -> tuple[Scale | None, str | None]:
+    """The pixel size of image ``index``, None where it cannot be a microscope's, and a doubt about it.
+
+    ``across`` is the number and the unit that the file states for x.
+    """
+    for each_um in size_um:
+        reason = _absurd(each_um)
         if reason:
-            return None, f"image {index}: the stated pixel size of {size_um:.6g} um {reason} and was ignored"
-    unit = pixels.get("PhysicalSizeXUnit", "").replace("µ", "u")  # notes end up in an ASCII tag
-    note = f"PhysicalSizeX = {pixels.get('PhysicalSizeX')} {unit}"
+            return None, f"image {index}: the stated pixel size of {each_um:.6g} um {reason} and was ignored"
     doubt = None
-    if x_um == y_um == 1.0:
+    if size_um == (1.0, 1.0):
         doubt = f"image {index}: a pixel size of exactly 1 um is what some writers put when they know none"
-    return Scale(x_um, y_um, "file", note), doubt
+    note = f"PhysicalSizeX = {across[0]} {across[1].replace('µ', 'u')}"  # notes end up in an ASCII tag
+    return Scale(*size_um, "file", note), doubt
 
 
 def _size_um(pixels: etree._Element, axis: str) -> float | None:
     """``omexml.mend`` has left a size with its unit, or neither."""
     size = pixels.get(f"PhysicalSize{axis}")
-    return _micrometres(float(size), pixels.get(f"PhysicalSize{axis}Unit", "")) if size is not None else None
+    return micrometres(float(size), pixels.get(f"PhysicalSize{axis}Unit", "")) if size is not None else None
 
 
 def _channels(image: etree._Element) -> tuple[Channel, ...]:
@@ -225,7 +232,7 @@ def _wavelength_um(element: etree._Element) -> float | None:
         stated = float(element.get("EmissionWavelength", ""))
     except ValueError:
         return None
-    value = _micrometres(stated, element.get("EmissionWavelengthUnit", "nm")) if math.isfinite(stated) else None
+    value = micrometres(stated, element.get("EmissionWavelengthUnit", "nm")) if math.isfinite(stated) else None
     return value if value is not None and LIGHT_UM[0] <= value <= LIGHT_UM[1] else None
 
 
@@ -244,7 +251,7 @@ def colour(text: str | None) -> Colour | None:
     return (red, green, blue) if red or green or blue else None
 
 
-def _micrometres(size: float, unit: str) -> float | None:
+def micrometres(size: float, unit: str) -> float | None:
     """``size`` in micrometres, rounded once: 4.99E-4 mm is 0.499."""
     if unit not in UM_PER_UNIT:
         return None

@@ -7,7 +7,7 @@ just so; therefore a few tiles from all over level 0 are compared with what othe
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import imagecodecs
@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import simplejpeg  # type: ignore[import-untyped]
 
-from mimic import jpegs
+from mimic import jpegs, structure
 from mimic.errors import BadInput, Unsupported
 from mimic.model import Box, Pixels
 from mimic.structure.reader import Input
@@ -27,6 +27,8 @@ TOLERANCE = 3
 WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, STRIP, STRIP_BYTES = 256, 257, 259, 262, 273, 279
 TILE_WIDTH, TILE_HEIGHT, OFFSETS, COUNTS, TABLES, STARTS = 322, 323, 324, 325, 347, 65426
 DRI = 0xDD
+NATIVE, NATIVE_HEAD_BYTES = "1.2.840.10008.1.2.1", 12
+"""DICOM's transfer syntax of pixels that are not compressed, and the tag, kind and length before them."""
 DECODER_ERRORS = (ValueError, imagecodecs.Jpeg2kError)
 
 
@@ -47,26 +49,34 @@ def compare(path: Path, read: Callable[[Box], Pixels]) -> int:
 
 
 def tiles(path: Path) -> Iterator[tuple[Box, Pixels]]:
-    """Some tiles of level 0 of an SVS, or runs of an NDPI, that decode without a complaint; cropped to the picture."""
+    """Some tiles of level 0 of an SVS, runs of an NDPI, or frames of a DICOM, that decode without a complaint; cropped
+    to the picture."""
     with Input(path) as source:
+        if structure.container(path) == "dicom":
+            yield from _sound(*_of_dicom(source))
+            return
         walk = Walk(source)
         first = next(walk.directories())
         tags = {STARTS, STRIP, STRIP_BYTES} if STARTS in first.entries else {TILE_WIDTH, TILE_HEIGHT, OFFSETS, COUNTS}
         if tags - first.entries.keys():
             raise source.damaged("it is not the slide that it was")
         size_px = walk.number(first, WIDTH), walk.number(first, HEIGHT)
-        for box, decode in _of_ndpi(walk, first) if STARTS in first.entries else _of_svs(walk, first):
-            try:
-                pixels = decode()
-            except DECODER_ERRORS:
-                continue
-            if pixels.shape != (box.height_px, box.width_px, 3):
-                continue
-            width, height = min(box.width_px, size_px[0] - box.x_px), min(box.height_px, size_px[1] - box.y_px)
-            yield Box(box.x_px, box.y_px, width, height), pixels[:height, :width]
+        yield from _sound(size_px, _of_ndpi(walk, first) if STARTS in first.entries else _of_svs(walk, first))
 
 
 Job = tuple[Box, Callable[[], Pixels]]
+
+
+def _sound(size_px: tuple[int, int], jobs: Iterable[Job]) -> Iterator[tuple[Box, Pixels]]:
+    for box, decode in jobs:
+        try:
+            pixels = decode()
+        except DECODER_ERRORS:
+            continue
+        if pixels.shape != (box.height_px, box.width_px, 3):
+            continue
+        width, height = min(box.width_px, size_px[0] - box.x_px), min(box.height_px, size_px[1] - box.y_px)
+        yield Box(box.x_px, box.y_px, width, height), pixels[:height, :width]
 
 
 def _some(count: int) -> list[int]:
@@ -96,6 +106,30 @@ def _tile(data: bytes, compression: int, photometric: int, tables: bytes | None)
     if compression != jpegs.J2K_YCC or samples.ndim != 3:
         return samples
     return np.asarray(PIL.Image.fromarray(samples, "YCbCr").convert("RGB"))
+
+
+def _of_dicom(source: Input) -> tuple[tuple[int, int], list[Job]]:
+    """The size of a whole-slide instance, and frames of it; of one that is not compressed, as it stands there."""
+    from mimic import dicomfile  # now and not before: pydicom takes a third of a second
+
+    found = dicomfile.read(source.path)
+    if found is None or not found.places:
+        raise source.damaged("it is not the slide that it was")
+    across, down = found.tile_px
+    photometric = jpegs.RGB if found.photometric == "RGB" else jpegs.YCBCR
+    frames = dicomfile.locate(found) if found.transfer != NATIVE else None
+    jobs: list[Job] = []
+    for number in _some(found.frames):
+        column, row = found.places[number]
+        box = Box(column * across, row * down, across, down)
+        if frames is None:
+            flat = source.upto(found.pixels_at + NATIVE_HEAD_BYTES + number * across * down * 3, across * down * 3)
+            jobs.append((box, lambda flat=flat: np.frombuffer(flat, np.uint8).reshape(down, across, 3)))  # type: ignore[misc]
+            continue
+        data = b"".join(source.many(frames.spans(number)))
+        compression = jpegs.JPEG if data.startswith(b"\xff\xd8") else jpegs.J2K_RGB
+        jobs.append((box, lambda data=data, how=compression: _tile(data, how, photometric, None)))  # type: ignore[misc]
+    return found.size_px, jobs
 
 
 def _of_ndpi(walk: Walk, first: Directory) -> Iterator[Job]:

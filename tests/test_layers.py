@@ -22,8 +22,8 @@ ROWS = """
     stream reread peek passthrough copyproof missing sidepictures stored merge resample
     probe plan optics sources sets colour privacy harvest ome omexml scenes render views pyramid encode svs writer \
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
-        ngff plain segments chunks darkblocks structure czilayout czislide svsslide ndpislide opinion provenance edit \
-        editdraft edittext ifds tiffedit disk report staging
+        ngff plain segments chunks darkblocks structure czilayout czislide svsslide ndpislide dicomslide opinion \
+        provenance edit editdraft edittext ifds tiffedit disk report staging
     checksum uniform deadline description geometry lengths naming pictures phi icc tifffields jpegheads memory imports
     programs
     leftovers interrupts
@@ -91,9 +91,15 @@ SIDEWAYS = {
     ("czislide", "structure"): "a CZI's own directory and XML",
     ("sources", "opinion"): "OpenSlide is not the only judge of what it read",
     ("opinion", "jpegs"): "a tile is made whole for a decoder",
+    ("opinion", "dicomfile"): "where frames lie",
     ("opinion", "structure"): "where tiles lie",
     ("sources", "svsslide"): "facts of an Aperio SVS, told without Java",
     ("sources", "ndpislide"): "facts of an NDPI, told without Java",
+    ("sources", "dicomslide"): "facts of a DICOM series, told without Java",
+    ("dicomslide", "dicomfile"): "the header and the frames of an instance",
+    ("dicomslide", "jpegs"): "whether all readers see the colours of a frame alike",
+    ("dicomslide", "ome"): "roles by name, and which pixel sizes are believed, are decided in one place",
+    ("dicomslide", "structure"): "a DICOM's own elements",
     ("ndpislide", "jpegs"): "how the chroma of a strip is sampled",
     ("ndpislide", "structure"): "a TIFF's own directories",
     ("svsslide", "jpegs"): "whether all readers see the colours of a tile alike",

@@ -76,7 +76,7 @@ def test_an_ordinary_picture_needs_no_jvm(sample: Callable[[str], Sample]) -> No
     ("name", "source"),
     [
         ("png", "vips"), ("png16", "vips"), ("jpeg_rotated", "vips"), ("tiff", "vips"), ("czi_raw", "czi"),
-        ("dicom", "bioformats"), ("svs", "openslide"), ("ome_tiff", "bioformats"),
+        ("dicom", "openslide"), ("svs", "openslide"), ("ome_tiff", "bioformats"),
     ],
 )  # fmt: skip
 def test_who_reads_what(sample: Callable[[str], Sample], name: str, source: str) -> None:

@@ -29,6 +29,9 @@ COMPRESSIONS = {
 PHOTOMETRICS = {"RGB": jpegs.RGB, "YBR_FULL": jpegs.YCBCR, "YBR_FULL_422": jpegs.YCBCR}
 DECODED_TO_RGB = frozenset(("RGB", "YBR_ICT", "YBR_RCT"))
 """What a JPEG 2000 decoder undoes by itself."""
+MARKERS_WIN = frozenset(("bioformats", "openslide"))
+"""Sources whose pixels of level 0 are those that the frames' own markers tell: Bio-Formats believes them more than the
+header, and of what OpenSlide reads they agree."""
 MAX_TILE_PX = 4096
 SAMPLED_FRAMES = 24
 HEAD_BYTES = 1 << 16
@@ -65,7 +68,7 @@ def coded(slide: Slide, image: Image) -> Coded:
     groups = _groups(slide)
     try:
         base = _sheet(groups.get(size, []))
-        kind, quality = _kind(base, markers_win=slide.source == "bioformats")
+        kind, quality = _kind(base, markers_win=slide.source in MARKERS_WIN)
     except CannotCopyError as error:
         return Coded("dicom", reason=str(error))
     compression = COMPRESSIONS[base.first.transfer]
@@ -260,7 +263,7 @@ def _lower(
         try:
             sheet = _sheet(groups[size])
             same = sheet.first.tile_px == base.first.tile_px and sheet.first.transfer == base.first.transfer
-            if same and not sheet.missing and _kind(sheet, markers_win=slide.source == "bioformats")[0] == kind:
+            if same and not sheet.missing and _kind(sheet, markers_win=slide.source in MARKERS_WIN)[0] == kind:
                 found.append(sheet)
         except CannotCopyError:
             continue

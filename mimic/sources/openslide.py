@@ -1,7 +1,7 @@
-"""Whole slides that OpenSlide reads as Bio-Formats does, in half the time and without Java: plain SVS and NDPI.
+"""Whole slides that OpenSlide reads as Bio-Formats does, in half the time and without Java: plain SVS, NDPI and DICOM.
 
-What a file is ``svsslide`` and ``ndpislide`` tell; OpenSlide gives pixels. A tile that is not there is transparent to
-it, and no error: that is told here. Anything that is not plain is Bio-Formats'.
+What a file is ``svsslide``, ``ndpislide`` and ``dicomslide`` tell; OpenSlide gives pixels. A tile that is not there is
+transparent to it, and no error: that is told here. Anything that is not plain is Bio-Formats'.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import openslide
 import PIL.Image
 
-from mimic import ndpislide, opinion, sources, svsslide
+from mimic import ndpislide, opinion, sources, structure, svsslide
 from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
 from mimic.geometry import grid
 from mimic.model import Box, Image, Level, Pixels, Rendering, Slide, Tool
@@ -62,8 +62,37 @@ def probe(path: Path, settings: Settings) -> Slide:  # noqa: ARG001 - the protoc
 
 
 def _told(path: Path) -> Slide | str:
+    if structure.container(path) == "dicom":
+        return _told_dicom(path)
     tell = ndpislide.told if path.suffix.lower() == ndpislide.SUFFIX else svsslide.told
     return tell(path, source="openslide")
+
+
+def _told_dicom(path: Path) -> Slide | str:
+    """A series of which OpenSlide shows every level, label and macro: it leaves out what it does not know."""
+    from mimic import dicomslide  # now and not before: pydicom takes a third of a second
+
+    slide = dicomslide.told(path, source="openslide")
+    if isinstance(slide, str):
+        return slide
+    try:
+        with closing(_opened(path)) as handle:
+            _numbers(handle, slide.images[0], path)
+            sizes = [_stated_px(handle, image.role) for image in slide.images if image.role in GIVEN[1:]]
+    except BadInput as error:
+        return error.message
+    wanted = [image.levels[0] for image in slide.images if image.role in GIVEN[1:]]
+    if sizes != [(level.width_px, level.height_px) for level in wanted]:
+        return "OpenSlide sees another label or macro"
+    return slide
+
+
+def _stated_px(handle: openslide.OpenSlide, role: str) -> tuple[int, int]:
+    """(width, height) of a label or macro, which is not decoded; zeros where there is none."""
+    width, height = (
+        int(handle.properties.get(f"openslide.associated.{role}.{side}", 0)) for side in ("width", "height")
+    )
+    return width, height
 
 
 class Planes:
@@ -212,7 +241,7 @@ def box_size(size: Level, tile_px: tuple[int, int]) -> tuple[int, int]:
 
 
 def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratch: Path) -> PixelReader:
-    """A reader of ``image``; Bio-Formats' of what OpenSlide does not give (an NDPI's mask).
+    """A reader of ``image``; Bio-Formats' of what OpenSlide does not give (an NDPI's mask, a DICOM's thumbnail).
 
     Raises BadInput, and Unsupported for a scan that another decoder sees in a different way.
     """
@@ -225,8 +254,9 @@ def open(slide: Slide, image: Image, *, threads: int, settings: Settings, scratc
 def open_planes(
     slide: Slide, image: Image, rendering: Rendering, *, threads: int, settings: Settings, scratch: Path
 ) -> PlaneReader:
-    """As ``open``, for what looks at lower levels too."""
-    if image.role not in GIVEN:
+    """As ``open``, for what looks at lower levels too: wsidicomizer misstates the colours of a DICOM's, and OpenSlide
+    believes it where Bio-Formats believes the frames."""
+    if image.role not in GIVEN or slide.format == "DICOM":
         source = cast(PlaneSource, sources.load("bioformats"))
         return source.open_planes(slide, image, rendering, threads=threads, settings=settings, scratch=scratch)
     return _agreed(Planes(slide, image, threads=threads, settings=settings), slide, image)

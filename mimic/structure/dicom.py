@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from mimic.errors import BadInput
 from mimic.structure.facts import DicomFacts, Facts
 from mimic.structure.reader import Input
 
@@ -22,6 +23,10 @@ VIDEO = "1.2.840.10008.1.2.4.10"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 FLOAT_PIXELS, DOUBLE_PIXELS, PIXELS = 0x7FE00008, 0x7FE00009, 0x7FE00010
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+PIXELS_HEAD_BYTES = 12
+"""Tag, kind and length before pixel data."""
+NUMBER_SIGNS = b"0123456789+-.eE \\\0"
+"""What numbers are written with, where they are written in decimals."""
 MAX_DEPTH = 32
 """Sequences in sequences; real headers nest fewer than ten."""
 
@@ -86,6 +91,75 @@ def head(source: Input) -> DicomFacts:
         raise source.damaged("its data set is deflated, which no pixel data should be")
     _find_pixels(walk)
     return _facts(walk)
+
+
+def check_header(source: Input) -> None:
+    """Raises BadInput unless the header, explicit and little-endian, is elements in their order down to the last
+    sequence: of a damaged one readers take what they find, each in its way. Other codings are damage here."""
+    walk = Walk(source, 132)
+    _read_meta(walk)
+    if not walk.explicit or walk.order != "<":
+        raise source.damaged("its header is not coded as usual")
+    _find_pixels(walk)
+    raw = source.at(132, walk.at - PIXELS_HEAD_BYTES - 132, "the DICOM header")
+    if source.at(walk.at - 8, 4, "the pixel data") not in (b"OB\0\0", b"OW\0\0"):
+        raise source.damaged("its pixel data are of a kind that no image has")
+    _Nest(source, raw).elements(0, len(raw), closed=False, depth=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nest:
+    """Elements and sequences of a header in memory, each of which must end where what it is in goes on."""
+
+    source: Input
+    raw: bytes
+
+    @property
+    def damaged(self) -> BadInput:
+        return self.source.damaged("its header is broken")
+
+    def elements(self, at: int, end: int, *, closed: bool, depth: int) -> int:
+        """Where elements end: at ``end``, or ``closed`` by a mark. Raises BadInput."""
+        last = -1
+        while at < end:
+            if at + 8 > end or depth > MAX_DEPTH:
+                raise self.damaged
+            group, element, kind, length = struct.unpack_from("<HH2sH", self.raw, at)
+            tag, at = group << 16 | element, at + 8
+            if closed and tag == ITEM_END:
+                return at
+            if kind in LONG_VRS and not length and at + 4 <= end:
+                length, at = struct.unpack_from("<I", self.raw, at)[0], at + 4
+            elif kind not in SHORT_VRS:
+                raise self.damaged
+            if tag <= last or (length == UNDEFINED and kind != b"SQ"):
+                raise self.damaged
+            if kind in (b"DS", b"IS") and self.raw[at : at + length].translate(None, NUMBER_SIGNS):
+                raise self.damaged
+            at = self.items(at, length, end, depth=depth + 1) if kind == b"SQ" else at + length
+            last = tag
+        if closed or at != end:
+            raise self.damaged
+        return at
+
+    def items(self, at: int, length: int, end: int, *, depth: int) -> int:
+        """Where a sequence ends. Raises BadInput."""
+        closed = length == UNDEFINED
+        stop = end if closed else at + length
+        while at < stop <= end:
+            if at + 8 > stop:
+                raise self.damaged
+            group, element, size = struct.unpack_from("<HHI", self.raw, at)
+            tag, at = group << 16 | element, at + 8
+            if closed and tag == SEQUENCE_END:
+                return at
+            if tag != ITEM or (size != UNDEFINED and at + size > stop):
+                raise self.damaged
+            item_end = stop if size == UNDEFINED else at + size
+            at = self.elements(at, item_end, closed=size == UNDEFINED, depth=depth)
+        if closed or at != stop:
+            raise self.damaged
+        return at
 
 
 def check(source: Input) -> Facts:
@@ -188,18 +262,27 @@ def _skip_item(walk: Walk, what: str, *, depth: int) -> None:
 def _fragments(walk: Walk) -> tuple[int, int]:
     """Number of fragments of encapsulated pixel data behind its offset table, and how many of them are empty."""
     found = empty = 0
+    layout = struct.Struct(walk.order + "HHI")
     while True:
         index = found - 1
-        tag, length = walk.header(f"fragment {max(index, 0)} of the pixel data")
+        head = walk.source.upto(walk.at, layout.size)
+        if len(head) < layout.size:
+            raise walk.source.cut(f"fragment {max(index, 0)} of the pixel data", walk.at + layout.size)
+        group, element, length = layout.unpack(head)
+        tag, walk.at = group << 16 | element, walk.at + layout.size
         if tag == SEQUENCE_END:
             return max(index, 0), empty
-        what = "the offset table" if index < 0 else f"fragment {index} of the pixel data"
         if tag != ITEM or length == UNDEFINED:
-            raise walk.source.damaged(f"{what} at byte {walk.at - 8} does not begin like one")
-        walk.source.require(walk.at, length, what)
+            raise walk.source.damaged(f"{_fragment(index)} at byte {walk.at - 8} does not begin like one")
+        if walk.at + length > walk.source.size:
+            walk.source.require(walk.at, length, _fragment(index))
         empty += found > 0 and length == 0
         walk.at += length
         found += 1
+
+
+def _fragment(index: int) -> str:
+    return "the offset table" if index < 0 else f"fragment {index} of the pixel data"
 
 
 def _facts(walk: Walk) -> DicomFacts:
