@@ -11,7 +11,7 @@ from functools import lru_cache
 import imagecodecs
 import numpy as np
 
-from mimic import uniform
+from mimic import turned, uniform
 from mimic.errors import InternalError
 from mimic.model import Pixels, Profile
 
@@ -50,11 +50,12 @@ def _jpeg(pixels: Pixels, *, quality: int, profile: Profile, own_tables: bool) -
     if max(pixels.shape) > MAX_SIDE_PX:
         raise InternalError(f"a JPEG cannot be {pixels.shape[1]}x{pixels.shape[0]}")
     ycc = profile == "ycc"
+    blue_first = turned.is_turned(pixels)
     return bytes(
         imagecodecs.jpeg8_encode(
-            pixels,
+            pixels[..., ::-1] if blue_first else pixels,
             quality,
-            colorspace="rgb",
+            colorspace=imagecodecs.JPEG8.CS.EXT_BGR if blue_first else "rgb",
             outcolorspace="ycbcr" if ycc else "rgb",
             subsampling="420" if ycc else "444",
             optimize=own_tables,

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from mimic import uniform
+from mimic import turned, uniform
 from mimic.errors import InternalError
 from mimic.model import Box, Pixels
 
@@ -73,7 +73,7 @@ class _Partial:
             if uniform.is_uniform(pixels) and np.array_equal(pixels[0, 0], self.pixels[0, 0]):
                 return True
             self.pixels = uniform.written_out(self.pixels)
-        self.pixels[y_px:bottom_px, x_px:right_px] = uniform.written_out(pixels)
+        turned.put(self.pixels[y_px:bottom_px, x_px:right_px], uniform.written_out(pixels))
         return True
 
 
@@ -239,7 +239,7 @@ class Pyramid:
         high, wide = valid.shape[:2]
         tile = self._blank(valid)
         if not uniform.is_uniform(tile):
-            tile[:high, :wide] = valid
+            turned.put(tile[:high, :wide], valid)
         return tile
 
     def _blank(self, piece: Pixels) -> Pixels:
@@ -262,7 +262,9 @@ def area_average(pixels: Pixels, x_factor: int, y_factor: int) -> Pixels:
     count = x_factor * y_factor
     if count == 1 or high == 0 or wide == 0 or uniform.is_uniform(pixels):
         return pixels[:high, :wide]
+    blue_first = turned.is_turned(pixels)
     pixels = pixels[: high * y_factor, : wide * x_factor]
+    pixels = pixels[..., ::-1] if blue_first else pixels
     kind = np.uint16 if count <= 256 else np.uint32
     rows: NDArray[np.unsignedinteger] = pixels[::y_factor].astype(kind, order="C")
     for row in range(1, y_factor):
@@ -275,11 +277,12 @@ def area_average(pixels: Pixels, x_factor: int, y_factor: int) -> Pixels:
     if x_factor > 1:
         pairs, step = sums, 3 * x_factor
         sums = np.empty((high * wide, 3), kind)
-        for channel in range(3):
-            np.add(pairs[channel::step], pairs[channel + 3 * width :: step], out=sums[:, channel])
+        for channel, place in enumerate((2, 1, 0) if blue_first else (0, 1, 2)):
+            np.add(pairs[channel::step], pairs[channel + 3 * width :: step], out=sums[:, place])
     sums += count // 2
     sums >>= count.bit_length() - 1
-    return sums.astype(np.uint8).reshape(high, wide, 3)
+    means = sums.astype(np.uint8).reshape(high, wide, 3)
+    return means[..., ::-1] if blue_first and x_factor == 1 else means
 
 
 def thumbnail(pixels: Pixels, size_px: tuple[int, int]) -> Pixels:

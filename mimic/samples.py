@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from mimic import turned
 from mimic.model import Box, Pixels, Sample
 
 
@@ -41,7 +42,7 @@ class SampleKeeper:
         rank = (coded_bytes * part, -box.y_px, -box.x_px)
         kept = self._kept.get(cell)
         if kept is None or rank > kept[0]:
-            self._kept[cell] = rank, Sample(box, pixels.copy())
+            self._kept[cell] = rank, Sample(box, turned.copied(pixels))
 
     def samples(self) -> tuple[Sample, ...]:
         """What was kept, by row and column."""

@@ -25,7 +25,7 @@ from mimic.errors import MimicError
 from mimic.model import Box, Pixels, Plan, Progress
 from mimic.pyramid import Pyramid, TilePixels
 from mimic.samples import SampleKeeper
-from mimic.sources import PixelReader
+from mimic.sources import PixelReader, StoredReader
 from mimic.writer import Run, TiffWriter, joined
 
 RUN_TILES = 8
@@ -94,8 +94,9 @@ def _read_ahead(reader: PixelReader, pool: ThreadPoolExecutor, *, ahead: int) ->
         box, future = pending.popleft()
         return box, future.result()
 
+    read = reader.read_as_stored if isinstance(reader, StoredReader) else reader.read
     for box in reader.boxes():
-        pending.append((box, pool.submit(reader.read, box)))
+        pending.append((box, pool.submit(read, box)))
         if len(pending) > ahead:
             yield first()
     while pending:

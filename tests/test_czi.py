@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 import mimic
-from mimic import czilayout, czislide, sources, structure
+from mimic import czilayout, czislide, sources, structure, turned
 from mimic.errors import BadInput, MimicError, ToolFailed, Unsupported
 from mimic.model import Box, Image, Pixels, Slide
 from mimic.programs import bfclient, jxr
@@ -507,6 +507,17 @@ def test_the_decoder_writes_red_first_the_very_pixels_it_turns_round_otherwise(
     assert np.array_equal(decode(bytes(found[2])), decode(blue_first))
     with pytest.raises(ValueError, match="blue, green and red"):
         jpegxr.red_first(data)
+
+
+@pytest.mark.parametrize("kind", [RAW, ZSTD, "jxr"])
+def test_pixels_as_stored_are_those_that_are_read(kind: str, tmp_path: Path) -> None:
+    reader, _ = opened(written(tmp_path / "a.czi", PLACES, kind))
+    whole_blocks = 0
+    for box in (*reader.boxes(), *(Box(x, y, 200, 150) for x, y, *_ in PLACES), Box(10, 10, 300, 100)):
+        stored, pixels = reader.read_as_stored(box), reader.read(box)
+        assert np.array_equal(stored, pixels) and not turned.is_turned(pixels) and pixels.flags.writeable
+        whole_blocks += turned.is_turned(stored)
+    assert (whole_blocks > 0) == (kind != "jxr")
 
 
 def test_a_box_without_any_block_takes_no_memory(tmp_path: Path) -> None:

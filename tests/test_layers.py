@@ -24,7 +24,8 @@ ROWS = """
         verify rules sheets libvips streams wording samples coding jpegquality jpegs strips copying dicomfile mosaic \
         ngff plain segments chunks darkblocks structure czilayout czislide svsslide ndpislide dicomslide opinion \
         provenance edit editdraft edittext ifds tiffedit disk report staging
-    checksum uniform deadline description geometry lengths naming pictures phi icc tifffields jpegheads memory imports
+    checksum uniform turned deadline description geometry lengths naming pictures phi icc tifffields jpegheads memory \
+        imports
     programs
     leftovers interrupts
     model errors settings
@@ -193,6 +194,7 @@ PURE = (
     "lengths",
     "geometry",
     "uniform",
+    "turned",
     "checksum",
     "description",
     "icc",

@@ -113,6 +113,22 @@ def test_the_same_bytes_from_one_thread_and_from_four(truth: Pixels) -> None:
     assert ours() == []
 
 
+def test_pixels_are_taken_as_they_are_stored(truth: Pixels) -> None:
+    class Stored(Memory):
+        def read(self, box: Box) -> Pixels:
+            raise AssertionError(f"{box} is turned round for nothing")
+
+        def read_as_stored(self, box: Box) -> Pixels:
+            return np.ascontiguousarray(super().read(box)[..., ::-1])[..., ::-1]
+
+    found, wanted = Tiles(), Tiles()
+    smallest, keeper = write(Stored(truth), found)
+    plain, kept = write(Memory(truth), wanted)
+    assert found.tiles == wanted.tiles and np.array_equal(smallest, plain)
+    for one, other in zip(keeper.samples(), kept.samples(), strict=True):
+        assert one.box == other.box and np.array_equal(one.pixels, other.pixels)
+
+
 def test_every_tile_of_every_level_with_its_pixels(truth: Pixels) -> None:
     tiles = Tiles()
     smallest, keeper = write(Memory(truth), tiles)

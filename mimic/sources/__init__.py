@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from mimic import structure
 from mimic.errors import BadInput, UsageError
@@ -43,6 +43,15 @@ class PixelReader(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class StoredReader(Protocol):
+    """A PixelReader that can spare itself to bring pixels into another order."""
+
+    def read_as_stored(self, box: Box) -> Pixels:
+        """As ``read``, but the pixels may be read-only and ``turned``: blue first in memory."""
+        ...
 
 
 class TileReader(Protocol):
