@@ -168,7 +168,7 @@ def _part(path: Path) -> _Part | None:
 
 def _text(data: Dataset, name: str) -> str:
     value = data.get(name)
-    return "" if value is None else str(value).strip()
+    return "" if value is None else str(value).strip(" \0")  # Java leaves what else Python takes for a space
 
 
 def _number(part: _Part) -> str:
