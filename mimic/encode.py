@@ -26,8 +26,9 @@ They make 256 px tiles of glass 20 to 60 % smaller for 0.1 ms. Tissue shrinks by
 """
 
 SURELY_SMALL, HEAD_BYTES = 0.013, 330
-"""With tables of its own a tile of so many bytes a pixel behind a head of about so many is ``SMALL`` for certain: the
-standard tables take at most 0.07, even of patterns made to suit them badly. Most glass is like that."""
+"""With tables of its own a tile of so many bytes a pixel behind a head of about so many is ``SMALL`` for certain; most
+glass is. The worst for the standard tables is a block of three runs of 16 zeros and a fourth that ends in its last
+place: 52 bits, and 7 with tables made for it. With 7 bits for each there are too few such blocks to reach ``SMALL``."""
 
 COLOURS = 256
 """Colours of empty tiles that are remembered, with up to a kilobyte each: a drawing may have thousands."""
