@@ -70,7 +70,7 @@ def _convert(
         status="converted",
         input=request.input,
         results=results,
-        tools=(*sources.load(slide.source).tools(settings), *_tools(plans), *report.libraries()),
+        tools=_tools(slide, plans, settings) if request.digest else (),
         warnings=tuple(dict.fromkeys(warning for each in results for warning in each.plan.warnings)),
         input_sha256=input_sha256,
         seconds_s=round(time.monotonic() - started, 3),
@@ -101,9 +101,10 @@ def _refuse_changed(before: dict[Path, tuple[int, int] | None]) -> None:
             raise BadInput("has changed while it was converted", path, "Convert it again when nothing writes to it")
 
 
-def _tools(plans: tuple[Plan, ...]) -> tuple[Tool, ...]:
-    """What read compressed tiles."""
-    return next((passthrough.tools(each) for each in plans if each.coded is not None), ())
+def _tools(slide: Slide, plans: tuple[Plan, ...], settings: Settings) -> tuple[Tool, ...]:
+    """What read the slide, or its compressed tiles, and the libraries."""
+    copying = next((passthrough.tools(each) for each in plans if each.coded is not None), ())
+    return (*sources.load(slide.source).tools(settings), *copying, *report.libraries())
 
 
 def plan_slide(slide: Slide, request: Request, guard: privacy.Guard | None = None) -> tuple[Plan, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -175,8 +175,12 @@ class Job:
         if self.plan.coded is not None:
             return self._copy(writer)
         passthrough.refuse_misread(self.plan)
-        with imports.behind(PROOF, then=report.libraries), self._scan() as reader:
+        with self._loading(), self._scan() as reader:
             return stream.write_levels(self.plan, reader, writer, keeper=keeper, watch=self._tick)
+
+    def _loading(self) -> AbstractContextManager[None]:
+        """What is needed at the end: the proof, and the versions that a report tells."""
+        return imports.behind(PROOF, then=report.libraries if self.request.digest else None)
 
     def _copy(self, writer: TiffWriter) -> Pixels:
         """Copied tiles are decoded while they are copied, and compared with the lower level at once."""
@@ -184,7 +188,7 @@ class Job:
 
         plan = self.plan
         with (
-            imports.behind(PROOF, then=report.libraries),
+            self._loading(),
             closing(self._tiles()) as tiles,
             stored.witness(plan, threads=plan.threads, settings=self.settings) as told,
         ):

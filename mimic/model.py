@@ -197,7 +197,7 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Request:
     """One task: an input, where its output goes (None: beside it; a folder: in there), and the options. ``digest``
-    False: nobody will look at the SHA-256 of what is read and written."""
+    False: nobody will look at the SHA-256 of what is read and written, nor at the versions of tools."""
 
     input: Path
     output: Path | None = None
@@ -361,7 +361,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of one input: a result for every scan image, the tools that took part, and what went wrong.
+    """What became of one input: a result for every scan image, the tools that took part if asked for, what went wrong.
 
     ``status`` is "converted", "failed" or "skipped"; ``error`` and ``exit_code`` tell why it failed.
     ``input_sha256`` has every file that was read, by path, and its digest, or "" where nobody asked for it."""

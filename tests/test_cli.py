@@ -111,10 +111,14 @@ def told(*names, **more):
 imports.behind = told
 sys.argv = ["mimic", "convert", {str(source)!r}, "-o", {str(tmp_path / "a.svs")!r}, "--mpp", "0.5"]
 from mimic.cli import main
-main()
+try:
+    main()
+finally:
+    print("versions:", "importlib.metadata" in sys.modules)
 """
     done = script(code, temporary=tmp_path / "t")
     assert done.stdout.startswith(f"early: {early}\n") and "verified" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.endswith("versions: False\n"), "only a report tells them"
 
 
 def test_help_documents_every_exit_code() -> None:
