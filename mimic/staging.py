@@ -12,9 +12,9 @@ import errno
 import json
 import os
 import platform
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -69,14 +69,14 @@ def staged(output: Path) -> Iterator[Path]:
     for each in made:
         leftovers.made("empty", each)
     sweep(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=output.parent))
-    except OSError as error:
-        _remove_empty(made)
-        raise writing_failed(error, output) from error
+    folder = output.parent / f"{PREFIX}{secrets.token_hex(8)}"  # known before it is there: Ctrl-C may fall in between
     leftovers.made("folder", folder)
     try:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise writing_failed(error, output) from error
         with _owned(folder, output):
             yield folder
     finally:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,6 +162,7 @@ def test_place_that_cannot_be(output: str, tmp_path: Path) -> None:
 SLEEPER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from mimic import staging
 with staging.staged(Path(sys.argv[1])) as folder:
     (folder / "slide.svs").write_bytes(b"half")
@@ -194,3 +196,17 @@ def test_what_names_no_dead_owner_is_not_swept(text: str, tmp_path: Path) -> Non
     staging.sweep(tmp_path / "x.svs")
     assert folder.is_dir()
     shutil.rmtree(folder)
+
+
+def test_an_interrupt_as_the_folder_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain = Path.mkdir
+
+    def interrupted(folder: Path, *words: Any, **options: Any) -> None:
+        plain(folder, *words, **options)
+        if folder.name.startswith(staging.PREFIX):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), staging.staged(tmp_path / "new" / "a.svs"):
+        pytest.fail("it was interrupted before")
+    assert list(tmp_path.iterdir()) == []
