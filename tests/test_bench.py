@@ -302,6 +302,15 @@ def test_deleted_files_that_are_open_take_up_disk(tmp_path: Path) -> None:
     assert 12 * MIB <= measured.peak_disk_bytes < 16 * MIB
 
 
+@linux_only
+def test_a_file_of_two_names_takes_up_its_room_once(tmp_path: Path) -> None:
+    """As an output for the moment in which it gets its name."""
+    (tmp_path / "a").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    (tmp_path / "c").write_bytes(os.urandom(1 << 20))
+    assert 2 * MIB <= meter.disk_bytes(tmp_path) < 2.5 * MIB
+
+
 def test_a_failure_says_why_and_stops_the_rest(tmp_path: Path) -> None:
     steps = [python("raise SystemExit('cannot read /home/somebody/slides/x.czi')"), python("open('reached', 'w')")]
     measured = meter.run(steps, tmp_path, deadline_s=60)

@@ -60,22 +60,30 @@ def _drain(reader: PixelReader, threads: int) -> int:
     return read_px
 
 
+def _coded_bytes(row: Sequence[Pixels]) -> int:
+    size, beside = 0, None
+    for tile in row:
+        beside = encode.tile(tile, quality=QUALITY, profile="ycc", beside=beside)
+        size += len(beside)
+    return size
+
+
 def encode_all(band: Pixels, width_px: int, height_px: int, *, threads: int, levels: float) -> dict[str, float]:
     """Encode the tiles of ``band``, which are in memory already, and scale up to the whole picture.
 
-    ``levels`` is the area of all levels over that of level 0.
+    ``levels`` is the area of all levels over that of level 0. Tiles are encoded in rows, as mimic does it: glass is
+    encoded faster beside glass.
     """
     height, width, _ = band.shape
-    tiles = [
-        band[top : top + TILE_PX, left : left + TILE_PX].copy()
+    rows = [
+        [band[top : top + TILE_PX, left : left + TILE_PX].copy() for left in range(0, width, TILE_PX)]
         for top in range(0, height, TILE_PX)
-        for left in range(0, width, TILE_PX)
     ]
     with ThreadPoolExecutor(threads) as pool:
         began, cpu = time.perf_counter(), time.process_time()
-        size = sum(pool.map(lambda tile: len(encode.tile(tile, quality=QUALITY, profile="ycc")), tiles))
+        size = sum(pool.map(_coded_bytes, rows))
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-    factor = width_px * height_px * levels / (len(tiles) * TILE_PX**2)
+    factor = width_px * height_px * levels / (sum(map(len, rows)) * TILE_PX**2)
     scaled = {"encode_s": wall_s * factor, "encode_cpu_s": cpu_s * factor, "coded_bytes": size * factor}
     return {name: round(value, 4) for name, value in scaled.items()} | {"factor": round(factor, 4)}
 

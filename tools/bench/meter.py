@@ -138,13 +138,14 @@ def proportional(tree: Sequence[psutil.Process]) -> int:
 
 
 def disk_bytes(folder: Path) -> int:
-    """Bytes that the files below ``folder`` take up on disk."""
-    total = 0
+    """Bytes that the files below ``folder`` take up on disk; one of two names (a hard link) counts once."""
+    found: dict[int, int] = {}
     for place, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                total += _taken(os.lstat(Path(place) / name))
-    return total
+                it = os.lstat(Path(place) / name)
+                found[it.st_ino] = _taken(it)
+    return sum(found.values())
 
 
 def deleted_bytes(tree: Sequence[psutil.Process], folder: Path) -> int:
