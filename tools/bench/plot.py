@@ -68,7 +68,8 @@ def _panel(axis: Axes, result: Result, rows: Sequence[Row]) -> None:
     longest = max(time.high for time in times)
     edge = min(longest, LONGEST * spread(ours.walls_s).median) if ours else longest
     for place, (row, time) in enumerate(zip(rows, times, strict=True)):
-        whiskers = [[time.median - time.low], [time.high - time.median]]
+        cut_off = time.high > edge
+        whiskers = None if cut_off else [[time.median - time.low], [time.high - time.median]]
         axis.barh(place, time.median, xerr=whiskers, color=_colour(row), error_kw={"lw": 1})
         end = min(time.high, edge)
         axis.annotate(f" {_number(result, row, time.median)}", (end, place), va="center", fontsize=8)
