@@ -152,3 +152,22 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     left += [f"folder {path}" for path in staging(base) - folders]
     if left:
         pytest.fail("left behind: " + "; ".join(left))
+
+
+@pytest.fixture
+def jvm_starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The threads of every child with a JVM that is started from here on."""
+    from mimic.programs import bfclient
+
+    bfclient.shutdown()
+    found: list[int] = []
+
+    class Counted(bfclient.Server):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)  # type: ignore[arg-type]
+            found.append(self.threads)
+
+    monkeypatch.setattr(bfclient, "Server", Counted)
+    monkeypatch.setattr(bfclient, "_expected", None)
+    yield found
+    bfclient.shutdown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from mimic import dicomslide, missing, opinion, structure
 from mimic.errors import BadInput, MimicError, Unsupported
 from mimic.model import Box, Slide
 from mimic.probe import probe
-from mimic.programs import bfclient
 from mimic.settings import load
 from mimic.sources import bioformats, choose, openslide
 from mimic.structure import dicom
@@ -34,22 +33,6 @@ from tools.make_samples import Sample, histology
 SETTINGS = load()
 SERIES, SINGLE = "dicom/cmu_small_region_series", "dicom/multi_frame_jpeg2000_camelyon_challenge_image.dcm"
 KINDS = ("YBR_FULL_422", "RGB", "j2k", "native")
-
-
-@pytest.fixture
-def no_jvm(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The children that are started from here on."""
-    bfclient.shutdown()
-    found: list[int] = []
-
-    class Counted(bfclient.Server):
-        def __init__(self, *args: object, **options: object) -> None:
-            super().__init__(*args, **options)  # type: ignore[arg-type]
-            found.append(self.threads)
-
-    monkeypatch.setattr(bfclient, "Server", Counted)
-    yield found
-    bfclient.shutdown()
 
 
 def compare_facts(path: Path) -> Slide:
@@ -403,18 +386,18 @@ def test_sequences_of_undefined_length_are_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("YBR_FULL_422", {}), ("native", {}), ("j2k", {}), ("RGB", {"passthrough": "never"})]
 )
-def test_no_jvm_is_started(kind: str, options: dict[str, Any], tmp_path: Path, no_jvm: list[int]) -> None:
+def test_jvm_starts_is_started(kind: str, options: dict[str, Any], tmp_path: Path, jvm_starts: list[int]) -> None:
     path = write_series(tmp_path / "a", kind)
     done = mimic.convert(path, tmp_path / "a.svs", **options)
-    assert done.status == "converted" and no_jvm == []
+    assert done.status == "converted" and jvm_starts == []
     assert "OpenSlide" in {tool.name for tool in done.tools}
     assert not {"Java", "Bio-Formats"} & {tool.name for tool in done.tools}
-    assert mimic.probe(path).source == "openslide" and no_jvm == []
+    assert mimic.probe(path).source == "openslide" and jvm_starts == []
 
 
-def test_starts_are_counted(tmp_path: Path, no_jvm: list[int]) -> None:
+def test_starts_are_counted(tmp_path: Path, jvm_starts: list[int]) -> None:
     mimic.probe(write_series(tmp_path / "a"), source="bioformats")
-    assert len(no_jvm) == 1
+    assert len(jvm_starts) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"passthrough": "never"}])

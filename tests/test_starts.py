@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +25,8 @@ PLAIN = Options(source="bioformats", overwrite=True)
 
 
 @pytest.fixture(autouse=True)
-def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The threads of every child that is started from here on."""
-    bfclient.shutdown()
-    found: list[int] = []
-
-    class Counted(bfclient.Server):
-        def __init__(self, *args: object, **options: object) -> None:
-            super().__init__(*args, **options)  # type: ignore[arg-type]
-            found.append(self.threads)
-
-    monkeypatch.setattr(bfclient, "Server", Counted)
-    monkeypatch.setattr(bfclient, "_expected", None)
-    yield found
-    bfclient.shutdown()
+def starts(jvm_starts: list[int]) -> list[int]:
+    return jvm_starts
 
 
 @pytest.mark.parametrize("threads", [1, 3])
